@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only the super-resolution bundle needs: its network, its validation data, its inference transforms."""
+
+import common
+
+if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
+    raise ImportError(f"mri_sr3d needs the collection's package 'common', but found another one at {common.__path__}")
+if common.__version__.split(".")[:2] != ["0", "1"]:
+    raise ImportError(f"mri_sr3d needs version 0.1 of the package 'common', but found {common.__version__}")
+
+from . import data, networks, training, transforms  # noqa: E402 - only after the check
+
+__all__ = ["data", "networks", "training", "transforms"]

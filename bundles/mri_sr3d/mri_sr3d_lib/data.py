@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out volumes at every scale that is tested."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import CacheDataset
+
+from common.inputs import InputError
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import triple, value
+from common.transforms.degradation import degrade
+from common.transforms.geometry import grid_affine
+from common.transforms.intensity import foreground_mask
+
+__all__ = ["DegradedVolumes", "parse_scales", "sample_scan", "setting_name"]
+
+
+def parse_scales(scales: Any) -> list[tuple[float, float, float]]:
+    """Scales from a key: a list of triples, or a single triple.
+
+    Raises:
+        InputError: a scale is below 1 on an axis, or is 1 on all.
+    """
+    plain = value(scales)
+    if isinstance(plain, list | tuple) and plain and not isinstance(plain[0], list | tuple):
+        plain = [plain]
+    parsed = [triple(scale, "a scale") for scale in plain or []]
+    if not parsed:
+        raise InputError("scales needs at least one entry, such as [[2,2,2]]")
+    for scale in parsed:
+        if min(scale) < 1 or max(scale) == 1:
+            raise InputError(f"scale {list(scale)}: factors are at least 1, and one of them above 1")
+    return parsed
+
+
+def sample_scan() -> str:
+    """Path of a made scan with 4 mm slices, from the sample brain that training holds out; made on first use."""
+    brains = sample_brains()
+    target = brains.with_name(brains.name + "-thick-slices") / "sample-t1n-4mm.nii.gz"
+    if not target.is_file():
+        truth = nib.load(sorted(brains.glob("*/*-t1n.nii.gz"))[-1])
+        low, _ = degrade(torch.as_tensor(truth.get_fdata(dtype=np.float32)), (1, 1, 4))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scan = nib.Nifti1Image(low.numpy(), grid_affine(truth.affine, (1, 1, 4)))
+        scan.header["descrip"] = b"synthetic, not for diagnosis"
+        partial = target.with_name("." + target.name)
+        nib.save(scan, partial)
+        os.replace(partial, target)
+    return str(target)
+
+
+def setting_name(scale: Sequence[float]) -> str:
+    """ "2x2.5x2" for (2, 2.5, 2)."""
+    return "x".join(f"{factor:g}" for factor in scale)
+
+
+class DegradedVolumes(CacheDataset):
+    """Each volume at each scale: the degraded image as "image", the truth as "label".
+
+    Items also carry "low", the low-resolution voxels blown up to the truth's grid for pictures, "case" and "setting".
+
+    Args:
+        data: entries as for any MONAI dataset, with the high-resolution volume's path as "image".
+        transform: loads an entry; gives "image" ``(1 + guides, H, W, D)`` with background 0.
+        scales: factors per axis, see ``parse_scales``.
+        sigma, thickness: the slice profile, see ``common.transforms.degradation.profile_sigma``.
+        crop: edge length of the middle part of the foreground to take, as one number or three; None for all of it.
+            Volumes are degraded whole, then cut.
+        progress: show MONAI's bar while volumes are loaded.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Any],
+        transform: Callable,
+        scales: Any,
+        sigma: float | None = None,
+        thickness: float = 1.0,
+        crop: Any = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(data=data, transform=transform, num_workers=0, progress=progress)
+        self.scales = parse_scales(scales)
+        self.sigma = sigma
+        self.thickness = thickness
+        self.crop = triple(crop, "crop")
+
+    def __len__(self) -> int:
+        return len(self.data) * len(self.scales)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        volume = super().__getitem__(index // len(self.scales))["image"]
+        scale = self.scales[index % len(self.scales)]
+        source = str(volume.meta.get("filename_or_obj", f"volume {index // len(self.scales)}"))
+        volume = volume.as_tensor()
+        low, interpolated = degrade(volume[:1], scale, self.sigma, self.thickness)
+        window = (slice(None), *self._window(volume))
+        blown_up = low
+        for axis, factor in enumerate(scale):
+            nearest = torch.arange(volume.shape[axis + 1], device=low.device).div(factor, rounding_mode="floor").long()
+            blown_up = blown_up.index_select(axis + 1, nearest.clamp_max(low.shape[axis + 1] - 1))
+        return {
+            "image": torch.cat([interpolated, volume[1:]])[window].contiguous(),
+            "label": volume[:1][window].contiguous(),
+            "low": blown_up[window].contiguous(),
+            "case": stem_of(source),
+            "setting": setting_name(scale),
+        }
+
+    def voxels(self) -> int:
+        """Voxels that a network computes for all items: foreground boxes, cut to the crop."""
+        total = 0
+        for i in range(len(self.data)):
+            volume = super().__getitem__(i)["image"].as_tensor()
+            window = self._window(volume)
+            inside = torch.nonzero(foreground_mask(volume[0])[tuple(window)])
+            total += int((inside.amax(dim=0) - inside.amin(dim=0) + 1).prod()) if len(inside) else 0
+        return total * len(self.scales)
+
+    def _window(self, volume: torch.Tensor) -> list[slice]:
+        shape = volume.shape[1:]
+        if self.crop is None:
+            return [slice(0, n) for n in shape]
+        inside = torch.nonzero(foreground_mask(volume[0])).cpu().numpy()
+        middle = (inside.min(axis=0) + inside.max(axis=0) + 1) // 2
+        window = []
+        for centre, edge, length in zip(middle, self.crop, shape, strict=True):
+            edge = min(int(edge), length)
+            start = int(np.clip(centre - edge // 2, 0, length - edge))
+            window.append(slice(start, start + edge))
+        return window

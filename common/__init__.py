@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts that the bundles of this collection share: samplers, transforms, inferers, metrics, handlers, sample data."""
+
+__version__ = "0.1.0"
+__bundle_collection__ = "restoration-bundles"  # tells this package from any other called `common`
+
+from . import (
+    console,
+    datasets,
+    distributed,
+    evaluators,
+    handlers,
+    inferers,
+    inputs,
+    metrics,
+    provenance,
+    runs,
+    samplers,
+    savers,
+    settings,
+    transforms,
+    weights,
+)
+
+__all__ = [
+    "console",
+    "datasets",
+    "distributed",
+    "evaluators",
+    "handlers",
+    "inferers",
+    "inputs",
+    "metrics",
+    "provenance",
+    "runs",
+    "samplers",
+    "savers",
+    "settings",
+    "transforms",
+    "weights",
+]

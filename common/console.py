@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few plain lines for the person at the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from common.runs import is_main_process
+
+__all__ = ["convolution_rate", "duration", "multiplications", "say", "start_lines"]
+
+
+def say(text: str) -> None:
+    """Prints a line at once, in the first process only."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time span as a person would say it: "40 s", "6 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def multiplications(network: nn.Module) -> int:
+    """Multiplications per voxel of a network whose convolutions all keep the grid."""
+    return sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+
+
+def convolution_rate(device: torch.device | str, edge: int = 24, filters: int = 64) -> float:
+    """Multiplications per second of a bare ``filters``-to-``filters`` 3x3x3 convolution, measured in a moment."""
+    layer = nn.Conv3d(filters, filters, 3, padding=1).to(device, memory_format=torch.channels_last_3d)
+    image = torch.zeros(1, filters, edge, edge, edge, device=device).to(memory_format=torch.channels_last_3d)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(4):
+            _wait(device)
+            start = time.perf_counter()
+            layer(image)
+            _wait(device)
+            best = min(best, time.perf_counter() - start)
+    return layer.weight.numel() * edge**3 / best
+
+
+def _wait(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def start_lines(
+    job: str, budget: dict, device: torch.device | str, data: str, weights: str, expected: float, folder: object
+) -> None:
+    """Says once, before the work, what is going to happen."""
+    for name, text in (
+        ("job", job),
+        ("budget", f"{budget['name']} ({_numbers(budget)})"),
+        ("device", _device_text(device)),
+        ("data", data),
+        ("weights", weights),
+        ("expected", f"about {duration(expected)}"),
+        ("run", str(folder)),
+    ):
+        say(f"{name + ':':<10}{text}")
+
+
+def finish_line(summary: str, best: object, scores: object, tensorboard: str | None, folder: object) -> None:
+    """The run's last line: what it gained, and where everything lies.
+
+    Args:
+        summary: scores of baseline and network.
+        best: the run's ``BestWeights``.
+        scores: CSV file.
+        tensorboard: TensorBoard's folder, or None.
+        folder: the run's folder.
+    """
+    kept = "the starting weights" if best.epoch == 0 else f"epoch {best.epoch}"
+    places = [f"weights {best.path} (of {kept})", f"metrics {scores}", f"pictures {folder}/panels"]
+    if tensorboard:
+        places.append(f"TensorBoard log {tensorboard}")
+    say(f"summary: {summary}; " + ", ".join(places))
+
+
+def _numbers(budget: dict) -> str:
+    return ", ".join(f"{k} {v}" for k, v in budget.items() if k != "name" and v is not None)
+
+
+def _device_text(device: torch.device | str) -> str:
+    device = torch.device(device)
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def names(items: Sequence[str], most: int = 4) -> str:
+    """A list of names, shortened."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a folder of scans to entries for training and validation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from common.console import say
+from common.inputs import InputError, check_headers, find_scans
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import optional, value
+
+__all__ = ["TakePartd", "evaluation_entries", "guide_paths", "inference_entries", "scan_entries", "split_entries"]
+
+LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
+LABELS = re.compile(r"(^|[-_.])(seg|mask|label|labels|dseg|pred)$", re.IGNORECASE)  # label maps are no images
+PARTS = ("whole", "train", "held_out")
+HELD_OUT = 0.3  # share of a single volume that validates
+
+
+def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = None) -> list[dict[str, Any]]:
+    """Entries ``{"image": path, "guide": [paths], "subject": name}`` of the images in a folder.
+
+    Args:
+        dataset_dir: folder or one file; None for the sample brains, which are made on first use.
+        pattern: glob pattern of the images below the folder.
+        sequence: last part of the names to take, such as "t1n" for ``*-t1n.nii.gz``; None for all, or for T1n in the
+            sample data.
+        guides: sequences that guide, found beside each image by their names.
+
+    Raises:
+        InputError: nothing there, or a guide missing.
+    """
+    folder = optional(dataset_dir)
+    wanted = optional(sequence)
+    if folder is None:
+        folder, wanted = str(sample_brains()), wanted or "t1n"
+    layout = LAYOUT if wanted is None else f"{LAYOUT}, names ending in {wanted}"
+    paths = [p for p in find_scans(folder, pattern, layout) if _is_wanted(p, wanted)]
+    if not paths:
+        raise InputError(f"no file matches {pattern} under {folder}; expected {layout}")
+    good, failures = check_headers(paths)
+    for path, reason in failures:
+        say(f"left out {path}: {reason}")
+    if not good:
+        raise InputError(f"none of the {len(paths)} files under {folder} can be used; the lines above name the reasons")
+    names = value(guides) or []
+    root = Path(folder)
+    return [{"image": p, "guide": guide_paths(p, names, wanted), "subject": _subject(p, root)} for p in good]
+
+
+def evaluation_entries(
+    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, val_fraction: float, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """All images of a folder as validation entries; of the sample data only those held out from training.
+
+    Arguments and errors as for ``scan_entries`` and ``split_entries``.
+    """
+    entries = scan_entries(dataset_dir, pattern, sequence, guides)
+    if optional(dataset_dir) is None:
+        entries = split_entries(entries, val_fraction, seed)["validate"]
+    return {"train": [], "validate": entries}
+
+
+def inference_entries(
+    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, sample: Callable[[], str]
+) -> dict[str, list]:
+    """Cases of a folder or a single file for inference, with those whose headers already rule them out.
+
+    Args:
+        dataset_dir: folder of scans or of DICOM series, or one file; None for a sample case.
+        pattern, sequence, guides: as for ``scan_entries``.
+        sample: makes the sample case and returns its path.
+
+    Returns:
+        ``{"entries": [{"image": path, "guide": [paths]}], "failures": [(path, reason)]}``.
+    """
+    folder = optional(dataset_dir) or sample()
+    wanted = optional(sequence)
+    paths = [p for p in find_scans(folder, pattern, LAYOUT) if _is_wanted(p, wanted)]
+    if not paths:
+        raise InputError(f"no file matches {pattern} under {folder}; expected {LAYOUT}")
+    entries, failures = [], []
+    good, refused = check_headers(paths)
+    for path in good:
+        try:
+            entries.append({"image": path, "guide": guide_paths(path, value(guides) or [], wanted)})
+        except InputError as error:
+            failures.append((path, error.reason))
+    return {"entries": entries, "failures": [*refused, *failures]}
+
+
+def _is_wanted(path: str, sequence: str | None) -> bool:
+    stem = stem_of(path)
+    if sequence is None:
+        return not LABELS.search(stem)
+    return re.search(rf"(^|[-_.]){re.escape(sequence)}$", stem, re.IGNORECASE) is not None
+
+
+def guide_paths(image: str, guides: Sequence[str], sequence: str | None = None) -> list[str]:
+    """Files of the guide sequences beside an image.
+
+    A guide is a path, or the name that takes the place of the image's sequence: for "t2w" beside
+    ``case-t1n.nii.gz`` the file ``case-t2w.nii.gz``.
+
+    Raises:
+        InputError: no such file.
+    """
+    found = []
+    for guide in [guides] if isinstance(guides, str) else guides:
+        if Path(guide).is_file():
+            found.append(str(guide))
+            continue
+        stem = stem_of(image)
+        base = stem[: -len(sequence)] if sequence else re.sub(r"[^-_.]+$", "", stem)
+        near = Path(image).parent / (base + guide + Path(image).name[len(stem) :])
+        if not near.is_file():
+            raise InputError(f"guide sequence {guide!r} not found, expected {near.name} beside it", image)
+        found.append(str(near))
+    return found
+
+
+def _subject(path: str, root: Path) -> str:
+    """The first folder below the root, or the name itself where files lie flat."""
+    inner = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(Path(path).name)
+    if len(inner.parts) > 1:
+        return inner.parts[0]
+    match = re.match(r"sub-[^_]+", inner.name)  # BIDS
+    return match[0] if match else stem_of(inner.name)
+
+
+def split_entries(
+    entries: Sequence[dict[str, Any]], val_fraction: float, seed: int, most: int | None = None, subjects: Any = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Training and validation entries, split by subject; a single volume is split in two slabs.
+
+    Args:
+        entries: see ``scan_entries``.
+        val_fraction: share of the subjects that validate, at least one.
+        seed: chooses which.
+        most: validation volumes at most, None for all.
+        subjects: training subjects at most (figure 8 of Pham et al. 2019), None for all.
+
+    Returns:
+        ``{"train": [...], "validate": [...]}``.
+    """
+    if not 0 < val_fraction < 1:
+        raise InputError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+    names = sorted({entry["subject"] for entry in entries})
+    if len(names) == 1:
+        say(f"one subject only: {HELD_OUT:.0%} of each of its volumes validate, the rest trains")
+        parts = {"train": "train", "validate": "held_out"}
+        both = {key: [{**entry, "part": part} for entry in entries] for key, part in parts.items()}
+        return {"train": both["train"], "validate": both["validate"][:most]}
+    order = np.random.default_rng(seed).permutation(len(names))
+    count = min(len(names) - 1, max(1, round(val_fraction * len(names))))
+    held_out = {names[i] for i in order[:count]}
+    limit = value(subjects)
+    kept = {names[i] for i in order[count:][:limit]}
+    return {
+        "train": [entry for entry in entries if entry["subject"] in kept],
+        "validate": [entry for entry in entries if entry["subject"] in held_out][:most],
+    }
+
+
+class TakePartd(MapTransform):
+    """Cuts the slab out of a single volume that its entry's "part" names: whole, train, or held_out.
+
+    The slabs lie across the last axis of ``(C, H, W, D)`` and do not overlap; the affine follows.
+    """
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        out = dict(data)
+        part = out.get("part", "whole")
+        if part not in PARTS:
+            raise InputError(f"part must be one of {PARTS}, got {part!r}")
+        for key in self.key_iterator(out):
+            image = out[key]
+            if part == "whole":
+                continue
+            border = round(image.shape[-1] * (1 - HELD_OUT))
+            window = slice(0, border) if part == "train" else slice(border, None)
+            cut = image[..., window]
+            if isinstance(cut, MetaTensor) and window.start:
+                affine = cut.affine.clone()
+                affine[:3, 3] += affine[:3, 2] * window.start
+                cut.affine = affine
+            out[key] = cut
+        return out

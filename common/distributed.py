@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes under ``torchrun``: NCCL on GPUs, gloo on CPUs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["device", "start", "stop"]
+
+
+def device() -> torch.device:
+    """This process's device: the GPU of its local rank, or the CPU."""
+    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
+
+
+def start() -> None:
+    """Joins the group of processes; the first item of ``run``."""
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
+        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    """Leaves the group; an item of ``finalize``."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

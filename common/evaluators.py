@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference over cases, of which some may fail."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from monai.engines import SupervisedEvaluator
+
+from common.console import convolution_rate, duration, multiplications, say
+from common.headers import InputError, one_line
+from common.inputs import root_cause
+from common.weights import bare
+
+__all__ = ["CaseEvaluator"]
+
+logger = logging.getLogger(__name__)
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """A ``SupervisedEvaluator`` over ``common.inputs.Cases``: says how long a case will take, and survives its failure.
+
+    Args:
+        args, kwargs: as for ``SupervisedEvaluator``; the loader's dataset is a ``Cases`` and the inferer a
+            ``ForegroundInferer``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rate: float | None = None  # multiplications per second, from a moment's test, then from the last case
+
+    def _iteration(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> dict:
+        image = batchdata["image"]
+        source = str(image.meta["filename_or_obj"][0])
+        work = self._work(image)
+        self.rate = self.rate or convolution_rate(self.state.device)
+        size = " x ".join(str(n) for n in image.shape[2:])
+        say(f"{source}: {size} voxels, about {duration(work / self.rate)}")
+        start = time.perf_counter()
+        try:
+            output = super()._iteration(engine, batchdata)
+        except Exception as error:  # one case must not cost the others
+            cause = root_cause(error)
+            logger.debug("%s", source, exc_info=error)
+            text = cause.reason if isinstance(cause, InputError) else f"failed ({one_line(cause)})"
+            self.data_loader.dataset.add(source, text)
+            return {}
+        self.rate = max(work, 1) / (time.perf_counter() - start)
+        return output
+
+    def _work(self, image: Any) -> int:
+        """Multiplications of the network for a case."""
+        voxels = 1
+        for side in self.inferer.box(image.as_tensor()):
+            voxels *= side.stop - side.start
+        return voxels * multiplications(bare(self.network))

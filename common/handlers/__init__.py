@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ignite handlers for what MONAI's own do not cover: epochs of samples, checkpoints, score tables, panels."""
+
+from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, shared
+from .panels import Panels, tensorboard_folder
+from .progress import ClipGradients, EpochBar, EpochSamples
+from .scores import ScoreTable
+
+__all__ = [
+    "BestWeights",
+    "ClipGradients",
+    "EpochBar",
+    "EpochSamples",
+    "Panels",
+    "PromoteWeights",
+    "RunCheckpoint",
+    "ScoreTable",
+    "StartingWeights",
+    "shared",
+    "tensorboard_folder",
+]

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run keeps: ``last.pt`` to go on with, ``best.pt`` to use, and the bundle's own weights replaced with care."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.console import say
+from common.inputs import InputError
+from common.runs import is_main_process
+from common.sample_data import is_sample
+from common.settings import boolean
+from common.weights import bare, fits, load_checkpoint, load_flat, save_atomically
+
+__all__ = ["BestWeights", "PromoteWeights", "RunCheckpoint", "StartingWeights", "shared"]
+
+
+def shared(handler: Any) -> Any:
+    """Lets a handler that other items refer to stand in a list of dictionaries, as MONAI Label wants the lists."""
+    return handler
+
+
+class StartingWeights:
+    """The weights a run starts from, loaded by an item of ``run``, never by a handler.
+
+    A handler would undo the global weights of a federated round.
+
+    Args:
+        network: network to load into.
+        path: weights file, normally the bundle's ``models/model.pt``.
+        from_scratch: keep the random initialisation.
+        grow: makes weights of another shape fit, or returns None; tried when they do not fit as they are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str,
+        from_scratch: Any = False,
+        grow: Callable[[Mapping, nn.Module], Mapping | None] | None = None,
+    ) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.from_scratch = from_scratch
+        self.grow = grow
+        self.source: str | None = None  # where the weights came from, once loaded
+
+    def load(self) -> str:
+        """Loads, and says where the weights come from.
+
+        Raises:
+            InputError: weights other than the bundle's own are missing or do not fit.
+        """
+        self.source = self._load(bare(self.network))
+        return self.source
+
+    def _load(self, network: nn.Module) -> str:
+        shipped = self.path.parent.name == "models" and self.path.name == "model.pt"
+        if boolean(self.from_scratch):
+            return "random initialisation"
+        if shipped and not self.path.is_file():
+            return "random initialisation (the bundle has no weights yet)"
+        state = load_flat(self.path)
+        if fits(state, network):
+            network.load_state_dict(state)
+            return str(self.path)
+        grown = self.grow(state, network) if self.grow else None
+        if grown is not None and fits(grown, network):
+            network.load_state_dict(grown)
+            return f"{self.path}, grown to this network's depth"
+        if shipped:
+            return f"random initialisation ({self.path} belongs to another network shape)"
+        raise InputError(f"{self.path}: these weights belong to another network shape")
+
+
+class RunCheckpoint:
+    """Saves all that a run needs to go on as ``last.pt``, after each epoch and its validation.
+
+    Args:
+        folder: the run's folder.
+        parts: objects with ``state_dict`` by name: networks, optimizers, schedulers, best weights.
+    """
+
+    def __init__(self, folder: str | Path, parts: Mapping[str, Any]) -> None:
+        self.path = Path(folder) / "last.pt"
+        self.parts = {name: bare(part) if isinstance(part, nn.Module) else part for name, part in parts.items()}
+        self.engine: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach behind the trainer's schedulers and validation."""
+        self.engine = engine
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if is_main_process():
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            save_atomically({**state, "epoch": engine.state.epoch}, self.path)
+
+    def resume(self, wanted: Any) -> bool:
+        """Brings everything back to where the run stopped, if ``wanted``.
+
+        Raises:
+            InputError: the file belongs to another configuration, or the run is complete.
+        """
+        if not boolean(wanted):
+            return False
+        state = load_checkpoint(self.path)
+        if not isinstance(state, Mapping) or state.keys() != {*self.parts, "epoch"}:
+            raise InputError(f"{self.path}: does not belong to this configuration")
+        engine = self.engine
+        if state["epoch"] >= engine.state.max_epochs:
+            raise InputError(f"{self.path}: this run is complete with {state['epoch']} epochs; give it more to go on")
+        for name, part in self.parts.items():
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise InputError(f"{self.path}: its {name} does not fit this configuration") from error
+        length, epochs = engine.state.epoch_length, engine.state.max_epochs
+        engine.load_state_dict({"epoch": state["epoch"], "epoch_length": length, "max_epochs": epochs})
+        return True
+
+
+class BestWeights:
+    """Keeps the network's weights with the highest key metric as ``best.pt``, flat; remembers the score when resumed.
+
+    Args:
+        folder: the run's folder.
+        network: the network to save.
+    """
+
+    def __init__(self, folder: str | Path, network: nn.Module) -> None:
+        self.path = Path(folder) / "best.pt"
+        self.network = network
+        self.first: float | None = None
+        self.score = float("-inf")
+        self.epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the evaluator, which has a key metric."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if getattr(engine.state, "aside", False):
+            return
+        score = float(engine.state.metrics[engine.state.key_metric_name])
+        if self.first is None:
+            self.first = score
+        if score > self.score:
+            self.score, self.epoch = score, int(engine.state.epoch)
+            if is_main_process():
+                save_atomically(bare(self.network).state_dict(), self.path)
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        """Scores as plain numbers."""
+        return {"first": self.first, "score": self.score, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from an earlier run's scores."""
+        self.first, self.score, self.epoch = state["first"], state["score"], state["epoch"]
+
+
+class PromoteWeights:
+    """Makes a finished run's best weights the bundle's own ``models/model.pt``, if they are entitled to it.
+
+    They are when the configuration is the default one, the training data is not the sample data, and they score higher
+    than the present weights on this run's validation data. The old file is kept as ``replaced.pt`` in the run's folder.
+
+    Args:
+        best: the run's ``BestWeights``.
+        target: the bundle's weights.
+        data: entries of the training dataset, with a path each as "image".
+        evaluator: scores the present weights where the run did not start from them.
+        start: the run's ``StartingWeights``.
+        allowed: False in configurations other than the default.
+    """
+
+    def __init__(
+        self,
+        best: BestWeights,
+        target: str,
+        data: list,
+        evaluator: Engine,
+        start: StartingWeights,
+        allowed: bool = True,
+    ) -> None:
+        self.best = best
+        self.target = Path(target)
+        self.data = data
+        self.evaluator = evaluator
+        self.start = start
+        self.allowed = boolean(allowed)
+
+    def attach(self, engine: Engine) -> None:
+        """Acts when the trainer completes."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if not self.allowed or any(is_sample(str(entry["image"])) for entry in self.data):
+            return
+        present = self._present_score()
+        if self.best.score <= present:
+            say(f"{self.target} stays: it scores {present:.2f}, this run {self.best.score:.2f}")
+            return
+        if is_main_process():
+            if self.target.is_file():
+                shutil.copy2(self.target, self.best.path.with_name("replaced.pt"))
+            save_atomically(load_flat(self.best.path), self.target)
+        say(f"{self.target} now holds this run's weights ({self.best.score:.2f} against {present:.2f})")
+
+    def _present_score(self) -> float:
+        network = bare(self.best.network)
+        if not self.target.is_file():
+            return float("-inf")
+        if self.start.source == str(self.target) and self.best.first is not None:
+            return self.best.first
+        state = load_flat(self.target)
+        if not fits(state, network):
+            raise InputError(f"{self.target}: belongs to another network shape; set promote to false")
+        own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+        network.load_state_dict(state)
+        self.evaluator.state.aside = True  # this run of the evaluator is no part of the training's record
+        self.evaluator.run()
+        self.evaluator.state.aside = False
+        network.load_state_dict(own)
+        return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress, sample epochs and gradient clipping."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from common.runs import is_main_process
+
+try:
+    from tqdm import tqdm
+except ImportError:  # the bar is a comfort
+    tqdm = None
+
+__all__ = ["ClipGradients", "EpochBar", "EpochSamples"]
+
+
+class EpochSamples:
+    """Tells a dataset of random samples which epoch it is, so that a resumed run draws what the first would have.
+
+    Args:
+        dataset: has ``set_epoch``, such as ``common.samplers.RandomPatches``.
+    """
+
+    def __init__(self, dataset: object) -> None:
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Follows the trainer's epochs."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda e: self.dataset.set_epoch(e.state.epoch))
+
+
+class EpochBar:
+    """Progress bar with loss and remaining time, one per epoch, in the first process; none without tqdm.
+
+    Args:
+        description: text before the bar.
+    """
+
+    def __init__(self, description: str = "training") -> None:
+        self.description = description
+        self.bar = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follows the engine's iterations."""
+        if tqdm is None or not is_main_process():
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.EXCEPTION_RAISED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        text = f"{self.description} {engine.state.epoch}/{engine.state.max_epochs}"
+        self.bar = tqdm(total=engine.state.epoch_length, desc=text, mininterval=1)
+
+    def _step(self, engine: Engine) -> None:
+        output = engine.state.output
+        first = output[0] if isinstance(output, list) else output
+        if isinstance(first, dict) and "loss" in first:
+            self.bar.set_postfix(loss=f"{float(first['loss']):.3g}", refresh=False)
+        self.bar.update()
+
+    def _close(self, engine: Engine, *error: BaseException) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if error:
+            raise error[0]
+
+
+class ClipGradients:
+    """Adjustable gradient clipping: each gradient to ``[-bound / rate, +bound / rate]`` (Kim et al., VDSR, 2016).
+
+    Pham et al. 2019, sec. 3.3, use it with SGD at high learning rates.
+
+    Args:
+        optimizer: its present learning rate and parameters count.
+        bound: bound of a single step.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, bound: float) -> None:
+        if bound <= 0:
+            raise ValueError(f"bound must be positive, got {bound}")
+        self.optimizer = optimizer
+        self.bound = bound
+
+    def attach(self, engine: Engine) -> None:
+        """Clips after each backward pass of a trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        for group in self.optimizer.param_groups:
+            torch.nn.utils.clip_grad_value_(group["params"], self.bound / group["lr"])

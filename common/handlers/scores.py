@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of every validated case as a table on paper and on the screen."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
+
+from common.console import say
+from common.runs import is_main_process
+
+__all__ = ["ScoreTable", "markdown_table", "mean_and_sd"]
+
+BASELINE = "baseline_"  # metrics of the trivial method have this before the network's metric's name
+
+
+class ScoreTable:
+    """Writes one line per case, setting and epoch to ``scores.csv``; prints a table or a summary.
+
+    Items of the evaluator's batches carry "case" and "setting" (such as the factors); the metrics come from the
+    evaluator's ``metric_details``. Works with several processes.
+
+    Args:
+        folder: the run's folder.
+        baseline: name of the trivial method whose metrics are called ``baseline_<metric>``.
+        units: text behind a metric's numbers, such as ``{"psnr": "dB"}``, by the first part of the metric's name.
+        table: print all lines with mean and standard deviation after each epoch, and write ``scores.md``.
+    """
+
+    def __init__(
+        self, folder: str | Path, baseline: str, units: dict[str, str] | None = None, table: bool = False
+    ) -> None:
+        self.folder = Path(folder)
+        self.baseline = baseline
+        self.units = units or {}
+        self.table = table
+        self._labels: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._labels.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _collect(self, engine: Engine) -> None:
+        self._labels += [f"{item['case']}\t{item['setting']}" for item in engine.state.batch]
+
+    def __call__(self, engine: Engine) -> None:
+        if getattr(engine.state, "aside", False):
+            return
+        labels = string_list_all_gather(self._labels) if idist.get_world_size() > 1 else self._labels
+        if not is_main_process():
+            return
+        details = {name: values.flatten().tolist() for name, values in engine.state.metric_details.items()}
+        rows = []
+        for i, label in enumerate(labels):
+            case, setting = label.split("\t")
+            scores = {name: f"{values[i]:.6f}" for name, values in details.items()}
+            rows.append({"epoch": str(engine.state.epoch), "case": case, "setting": setting, **scores})
+        self._append(rows)
+        if self.table:
+            text = self.text(rows)
+            (self.folder / "scores.md").write_text(text + "\n")
+            say(text)
+
+    @property
+    def path(self) -> Path:
+        """The CSV file."""
+        return self.folder / "scores.csv"
+
+    def _append(self, rows: Sequence[dict[str, str]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # a resumed run may repeat an epoch that was validated but not saved: the later lines count
+        kept = [row for row in self.rows() if rows and row["epoch"] != rows[0]["epoch"]]
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+
+    def rows(self, epoch: int | None = None) -> list[dict[str, str]]:
+        """Lines of the CSV file, of one epoch or of all."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if epoch is None or row["epoch"] == str(epoch)]
+
+    def text(self, rows: Sequence[dict[str, str]]) -> str:
+        """Markdown table: a line per case and setting, then mean and standard deviation per setting."""
+        names = [name for name in rows[0] if name not in ("epoch", "case", "setting", "loss")]
+        names = [name for name in names if not name.startswith(BASELINE)]
+        header = ["case", "setting"]
+        for name in names:
+            header += [f"{name} {self.baseline}", f"{name} network"]
+        body = [[row["case"], row["setting"], *self._cells([row], names)] for row in rows]
+        for setting in dict.fromkeys(row["setting"] for row in rows):
+            group = [row for row in rows if row["setting"] == setting]
+            if len(group) > 1:
+                body.append([f"mean ± sd of {len(group)}", setting, *self._cells(group, names)])
+        return markdown_table(header, body)
+
+    @staticmethod
+    def _cells(group: Sequence[dict[str, str]], names: Sequence[str]) -> list[str]:
+        keys = [key for name in names for key in (BASELINE + name, name)]
+        return [mean_and_sd([float(row[key]) for row in group], 2 if "psnr" in key else 4) for key in keys]
+
+    def summary(self, epoch: int, metrics: Sequence[str]) -> str:
+        """One line: baseline and network at each setting, with the gain in the first metric.
+
+        Args:
+            epoch: whose scores to take.
+            metrics: the metric to give the gain of, then others.
+        """
+        rows = self.rows(epoch)
+        parts = []
+        for setting in dict.fromkeys(row["setting"] for row in rows):
+            group = [row for row in rows if row["setting"] == setting]
+            texts = []
+            for prefix, name in ((BASELINE, self.baseline), ("", "network")):
+                values = [self._value(group, prefix + metric, metric) for metric in metrics]
+                texts.append(f"{name} {' / '.join(values)}")
+            gain = _mean(group, metrics[0]) - _mean(group, BASELINE + metrics[0])
+            parts.append(f"{setting}: {', '.join(texts)}, gain {gain:+.2f} {self._unit(metrics[0])}".rstrip())
+        return f"{' / '.join(metrics)} on {len({row['case'] for row in rows})} held-out volume(s) -- " + "; ".join(
+            parts
+        )
+
+    def _unit(self, metric: str) -> str:
+        return self.units.get(metric.split("_")[0], "")
+
+    def _value(self, group: Sequence[dict[str, str]], key: str, metric: str) -> str:
+        digits = 2 if self._unit(metric) else 4
+        return f"{_mean(group, key):.{digits}f} {self._unit(metric)}".rstrip()
+
+
+def _mean(group: Sequence[dict[str, str]], key: str) -> float:
+    return statistics.fmean(float(row[key]) for row in group)
+
+
+def mean_and_sd(values: Sequence[float], digits: int) -> str:
+    """ "31.20" for one value, "31.20 ± 0.85" for several."""
+    text = f"{statistics.fmean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads well as plain text too."""
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["| " + " | ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    head = "| " + " | ".join(str(c).ljust(w) for c, w in zip(header, widths, strict=True)) + " |"
+    return "\n".join([head, "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines])

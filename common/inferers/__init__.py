@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to apply a network to a whole image."""
+
+from .slabs import ForegroundInferer, LayerSlabs
+
+__all__ = ["ForegroundInferer", "LayerSlabs"]

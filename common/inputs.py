@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user's images on their way in: found, checked, loaded case by case, and named in one line where they cannot work.
+
+In a bundle's `inference.json`:
+
+    "files": "$common.inputs.find_scans(@dataset_dir, @pattern, 'one NIfTI file or DICOM folder per case')",
+    "checked": "$common.inputs.check_headers(@files)",
+    "dataset": {"_target_": "common.inputs.Cases", "data": "$[{'image': f} for f in @checked[0]]",
+                "transform": "@preprocessing", "failures": "$@checked[1]"},
+    "dataloader": {"_target_": "common.inputs.CaseLoader", "dataset": "@dataset"},
+    "run": ["$common.inputs.plain_errors()", "$@evaluator.run()", "$@dataset.finish()"]
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import ThreadDataLoader
+from monai.transforms import Compose, MapTransform
+from torch.utils.data import IterableDataset, get_worker_info
+
+from common.headers import InputError, check_headers, dicom_series, one_line
+
+__all__ = [
+    "CaseLoader",
+    "Cases",
+    "CheckVoxelsd",
+    "InputError",
+    "check_headers",
+    "find_scans",
+    "plain_errors",
+    "root_cause",
+]
+
+logger = logging.getLogger(__name__)
+
+PROVENANCE = ".provenance.json"
+
+
+def find_scans(
+    dataset_dir: str | os.PathLike,
+    pattern: str = "**/*.nii*",
+    what: str = "one NIfTI file or DICOM series folder per case",
+) -> list[str]:
+    """List the images to work on, naturally sorted (`sub-2` before `sub-10`).
+
+    In a folder, the files that match `pattern` are taken; if there is none, each folder in it that holds DICOM files
+    is a case. Hidden files are ignored, and so are results of this collection (a `.provenance.json` beside them).
+
+    Args:
+        dataset_dir: a folder, a DICOM series folder, or one image file, which is taken whatever its name.
+        pattern: as for `glob`, relative to `dataset_dir`, with `**` for any number of folders.
+        what: the layout expected, for the error message.
+
+    Raises:
+        InputError: nothing there, nothing matches, or `dataset_dir` itself holds more than one DICOM series.
+    """
+    if not dataset_dir:
+        raise InputError(f"dataset_dir is not given; expected {what}")
+    root = os.path.normpath(os.path.expanduser(os.fspath(dataset_dir)))
+    if not os.path.exists(root):
+        raise InputError("no such file or folder", root)
+    if os.path.isfile(root):
+        return [root]
+    names = [n for n in glob.glob(pattern, root_dir=root, recursive=True) if not n.endswith(".json")]
+    # Links to nowhere (images not fetched by git-annex) are kept, so that the check of headers names them.
+    files = [p for p in (os.path.join(root, n) for n in names) if not os.path.isdir(p)]
+    found = [p for p in files if not os.path.exists(p + PROVENANCE)]
+    skipped = len(files) - len(found)
+    if skipped:
+        logger.info("%s: %d earlier results (with %s beside them) are not read again", root, skipped, PROVENANCE)
+    if not files:
+        found = _dicom_folders(root)
+        if found == [root]:
+            dicom_series(root)
+    if not found:
+        hint = f" ({skipped} earlier results skipped; name one file to use it)" if skipped else ""
+        raise InputError(f"no file matches {pattern} under {root}{hint}; expected {what}")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def _dicom_folders(root: str) -> list[str]:
+    found = []
+    for folder, below, entries in os.walk(root, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        if _holds_dicom(folder, entries):
+            found.append(folder)
+    return found
+
+
+def _holds_dicom(folder: str, entries: Iterable[str]) -> bool:
+    """Whether one of the files `entries` of `folder` starts like a DICOM file; the index file DICOMDIR is none."""
+    for name in entries:
+        if name.startswith(".") or name == "DICOMDIR":
+            continue
+        if name.lower().endswith((".dcm", ".ima")):
+            return True
+        try:
+            with open(os.path.join(folder, name), "rb") as stream:
+                if stream.read(132)[128:] == b"DICM":
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+class CheckVoxelsd(MapTransform):
+    """Refuse images whose voxels cannot work; stands after `LoadImaged` and `EnsureChannelFirstd`.
+
+    Args:
+        keys: images to check, each of shape (channels, H, W[, D]).
+        spatial_dims: number of spatial axes.
+        channels: number of channels.
+        allow_missing_keys: as in every `MapTransform`.
+
+    Raises:
+        InputError: NaN or infinite voxels, a constant image, or another number of axes or channels.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, spatial_dims: int = 3, channels: int = 1, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spatial_dims = spatial_dims
+        self.channels = channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a shallow copy of `data`, unchanged."""
+        for key in self.key_iterator(data):
+            reason = self._problem(torch.as_tensor(data[key]))
+            if reason:
+                raise InputError(reason, getattr(data[key], "meta", {}).get("filename_or_obj", "image"))
+        return dict(data)
+
+    def _problem(self, image: torch.Tensor) -> str | None:
+        shape = tuple(image.shape)
+        if len(shape) != self.spatial_dims + 1:
+            return f"{len(shape) - 1}D image {shape[1:]} where a {self.spatial_dims}D one is meant"
+        if shape[0] != self.channels:
+            return f"{shape[0]} channel(s) where {self.channels} is meant"
+        if image.numel() == 0:
+            return f"no voxels (shape {shape[1:]})"
+        low, high = (float(v) for v in torch.aminmax(image))  # NaN if any voxel is NaN
+        if not -float("inf") < low <= high < float("inf"):
+            count = int((~torch.isfinite(image)).sum())
+            return f"{count} voxel{'s are' if count > 1 else ' is'} NaN or infinite; replace them first"
+        return f"constant image: every voxel is {low:g}" if low == high else None
+
+
+class Cases(IterableDataset):
+    """Cases for inference: one that cannot be loaded is logged in one line and skipped, and the others go on.
+
+    Iterate over it with `CaseLoader` (or any loader with `num_workers=0`).
+
+    Args:
+        data: one dictionary per case, a path (or list of paths) per key.
+        transform: loads and prepares one case; a callable or a list of callables.
+        failures: `(path, reason)` of cases refused before, from `check_headers`.
+
+    Attributes:
+        data: as given.
+        failures: `(path, reason)` of every case that failed so far.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[Hashable, Any]],
+        transform: Callable | Sequence[Callable] | None = None,
+        failures: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self.data = list(data)
+        self.transform = transform if isinstance(transform, Compose) else Compose(transform)
+        self.failures: list[tuple[str, str]] = []
+        self._left = set(range(len(self.data)))  # neither handed on nor failed yet
+        self._failed: set[int] = set()
+        for path, reason in failures:
+            self.add(path, reason)
+        self._refused = len(self.failures)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        if get_worker_info() is not None:
+            raise RuntimeError("Cases needs num_workers=0: failures in a worker process would be lost")
+        for index, item in enumerate(self.data):
+            if index in self._failed:  # in an earlier pass
+                continue
+            try:
+                case = self.transform(dict(item))
+            except Exception as error:
+                cause = root_cause(error)
+                logger.debug("%s", _case_name(item), exc_info=error)
+                if isinstance(cause, InputError):
+                    self.add(cause.path or _case_name(item), cause.reason)
+                else:
+                    self.add(_case_name(item), f"cannot be read ({one_line(cause)})")
+                self._failed.add(index)
+                self._left.discard(index)
+                continue
+            yield case
+            self._left.discard(index)  # only now: a case lost between here and the consumer is told by `finish`
+
+    def add(self, path: str, reason: str) -> None:
+        """Remember that the case `path` failed, and log it in one line."""
+        self.failures.append((path, reason))
+        logger.error("%s: %s", path, reason)
+
+    def finish(self, raise_error: bool = True) -> None:
+        """Log the summary of the run, one line per failed case.
+
+        Raises:
+            SystemExit: with status 1, if a case failed and `raise_error`.
+        """
+        failures = self.failures + [(_case_name(self.data[i]), "was not processed") for i in sorted(self._left)]
+        total = len(self.data) + self._refused
+        if not failures:
+            logger.info("%d of %d cases done", total, total)
+            return
+        logger.error("%d of %d cases done, %d failed:", total - len(failures), total, len(failures))
+        for path, reason in failures:
+            logger.error("  %s: %s", path, reason)
+        if raise_error:
+            raise SystemExit(1)
+
+
+class CaseLoader(ThreadDataLoader):
+    """Hand on `Cases` one at a time, each loaded in a thread while the one before is processed.
+
+    It has no length: an ignite engine that expects `len(cases)` items starts again from the first when some failed.
+
+    Args:
+        dataset: the cases.
+    """
+
+    def __init__(self, dataset: Cases) -> None:
+        super().__init__(dataset, batch_size=1, num_workers=0, buffer_size=1)
+
+    def __len__(self) -> int:
+        raise TypeError("the number of cases that can be loaded is not known before")
+
+
+def _case_name(item: Mapping[Hashable, Any]) -> str:
+    """Name a case by its only path, or by the folder that its several paths share."""
+    values = [v for value in item.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
+    paths = [os.fspath(v) for v in values if isinstance(v, (str, os.PathLike))]
+    if len(paths) < 2:
+        return paths[0] if paths else "case"
+    return os.path.commonpath(map(os.path.abspath, paths))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Walk the chain of causes to the `InputError` in it, or else to the deepest cause.
+
+    A loader's worker process passes on only the text of its error; an `InputError` is found in that too.
+    """
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    for link in chain:
+        quoted = re.search(r"^.*\bInputError: (.+)$", str(link), flags=re.MULTILINE)
+        if quoted:
+            return InputError(quoted[1])
+        if isinstance(link, InputError):
+            return link
+    return chain[-1]
+
+
+def plain_errors() -> None:
+    """From now on, an uncaught error caused by an `InputError` prints `error: <its line>` and no traceback.
+
+    For the first item of a config's `run`; the exit status stays 1, and other errors print as before.
+    """
+    if getattr(sys.excepthook, "prints_plain_errors", False):
+        return
+    before = sys.excepthook
+
+    def hook(kind, error, traceback) -> None:
+        cause = root_cause(error)
+        if isinstance(cause, InputError):
+            print(f"error: {cause}", file=sys.stderr)
+        else:
+            before(kind, error, traceback)
+
+    hook.prints_plain_errors = True
+    sys.excepthook = hook

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that runs write to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from common.inputs import InputError
+from common.settings import boolean, optional
+
+__all__ = ["is_main_process", "run_folder", "save_config", "set_seed"]
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first of several."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path:
+    """The folder of a run, made if it is new: ``<output_dir>/<run_name>``.
+
+    Args:
+        output_dir: where runs lie.
+        run_name: None for ``<prefix>-<number>``: the next free number, or the latest that can be resumed.
+        resume: whether an earlier run goes on.
+        prefix: first part of a name that is not given.
+
+    Raises:
+        InputError: a run to resume has no ``last.pt``, or a new run's name is taken.
+    """
+    folder: list[Path | InputError | None] = [None]
+    if is_main_process():
+        try:
+            folder[0] = _choose(Path(output_dir), optional(run_name), boolean(resume), prefix)
+        except InputError as error:
+            folder[0] = error
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(folder, src=0)
+    if isinstance(folder[0], InputError):
+        raise folder[0]
+    return folder[0]
+
+
+def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
+    numbered = {
+        int(p.name.rsplit("-", 1)[1]): p for p in root.glob(f"{prefix}-*") if p.name.rsplit("-", 1)[1].isdigit()
+    }
+    if resume:
+        resumable = [p for _, p in sorted(numbered.items()) if (p / "last.pt").is_file()]
+        folder = root / name if name else (resumable[-1] if resumable else root / f"{prefix}-1")
+        if not (folder / "last.pt").is_file():
+            raise InputError(f"{folder}: nothing to resume, there is no last.pt")
+        return folder
+    folder = root / (name or f"{prefix}-{max(numbered, default=0) + 1}")
+    if (folder / "last.pt").is_file():
+        raise InputError(f"{folder}: this run exists; add --resume true to go on with it, or choose another --run_name")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_config(folder: Path, keys: dict[str, Any]) -> None:
+    """Writes the keys a run was started with as ``config.json`` into its folder."""
+    if is_main_process():
+        (Path(folder) / "config.json").write_text(json.dumps(keys, indent=4, default=str) + "\n")
+
+
+def set_seed(seed: Any) -> None:
+    """Seeds torch (starting weights); samples derive their own randomness from the seed.
+
+    Unlike ``monai.utils.set_determinism`` this leaves global state of the process alone that other workflows share.
+    """
+    torch.manual_seed(int(seed))

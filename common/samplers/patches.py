@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random 3D patches of volumes that are decoded once, degraded batch-wise on the volumes' device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from common.transforms.degradation import profile_sigma, round_trip_matrix
+from common.transforms.intensity import foreground_mask
+
+__all__ = ["Patch", "RandomPatches", "SliceProfile"]
+
+MAX_CENTRES = 200_000  # foreground voxels remembered per volume: enough to draw from, little memory
+
+
+@dataclass
+class Patch:
+    """One drawn patch: the whole volume ``(C, H, W, D)``, the patch's first voxel, and its own random generator."""
+
+    volume: torch.Tensor
+    corner: tuple[int, int, int]
+    random: np.random.Generator
+
+
+class SliceProfile:
+    """Degrades patches as ``common.transforms.degradation.degrade`` degrades whole volumes, batched.
+
+    Only rows of the round-trip matrices that the patches need, and only columns that matter, are applied: the result
+    is that of the whole volume, cut out, to 1e-5 of the intensity range.
+
+    Args:
+        scales: factors per axis to draw from; a patch's scale is drawn by the patch's own generator.
+        sigma, thickness: the profile, see ``common.transforms.degradation.profile_sigma``.
+        guide_dropout: probability that a patch's guide channels are zeroed, so that the network also learns to work
+            without them (an addition to the paper).
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[Sequence[float]],
+        sigma: float | None = None,
+        thickness: float = 1.0,
+        guide_dropout: float = 0.0,
+    ) -> None:
+        if not scales:
+            raise ValueError("scales needs at least one entry, such as [2, 2, 2]")
+        self.scales = [tuple(float(f) for f in scale) for scale in scales]
+        self.sigma = sigma
+        self.thickness = thickness
+        self.guide_dropout = guide_dropout
+
+    def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Interpolated images with their guides ``(B, 1 + G, *size)`` as "image", truth ``(B, 1, *size)`` as "label"."""
+        bands = []
+        for patch in patches:
+            scale = self.scales[patch.random.integers(len(self.scales))]
+            shape = patch.volume.shape[-3:]
+            bands.append([self._band(*axis) for axis in zip(shape, scale, patch.corner, size, strict=True)])
+        widths = [max(band[axis][0].shape[1] for band in bands) for axis in range(3)]
+        first = patches[0].volume
+        degraded = first.new_zeros(len(patches), *widths)
+        weights = [first.new_zeros(len(patches), n, width) for n, width in zip(size, widths, strict=True)]
+        for i, (patch, band) in enumerate(zip(patches, bands, strict=True)):
+            inside = [slice(start, start + rows.shape[1]) for rows, start in band]
+            part = patch.volume[(0, *inside)]
+            degraded[(i, *[slice(n) for n in part.shape])] = part
+            for axis, (rows, _) in enumerate(band):
+                weights[axis][i, :, : rows.shape[1]] = torch.as_tensor(rows).to(first)
+        count = len(patches)
+        degraded = (weights[0] @ degraded.flatten(2)).reshape(count, size[0], widths[1], widths[2])
+        degraded = weights[1][:, None] @ degraded
+        degraded = degraded @ weights[2][:, None].transpose(-1, -2)
+        truth = torch.stack([p.volume[(slice(None), *_window(p.corner, size))] for p in patches])
+        guides = truth[:, 1:]
+        keep = [patch.random.random() >= self.guide_dropout for patch in patches]
+        guides = guides * torch.tensor(keep, device=guides.device).view(-1, 1, 1, 1, 1)
+        return {"image": torch.cat([degraded[:, None], guides], dim=1), "label": truth[:, :1]}
+
+    def _band(self, length: int, factor: float, corner: int, size: int) -> tuple[np.ndarray, int]:
+        """Rows of one axis for a patch, and the first of the columns that they have."""
+        sigma = profile_sigma(factor, self.sigma, self.thickness)
+        rows = round_trip_matrix(length, factor, sigma)[corner : corner + size]
+        used = np.flatnonzero((np.abs(rows) > 1e-6).any(axis=0))
+        return rows[:, used[0] : used[-1] + 1], int(used[0])
+
+
+def _window(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(start, start + n) for start, n in zip(corner, size, strict=True))
+
+
+class RandomPatches(Dataset):
+    """A fixed number of random patches per epoch, centred on the foreground, each epoch in a new order.
+
+    Everything random about a sample follows from (seed, epoch, sample index) alone, never from the worker, the process
+    or the order of calls: training resumes exactly, and several processes see what one would. Give the loader
+    ``shuffle=False``: the order is shuffled here. Call ``set_epoch`` before each epoch.
+
+    Args:
+        volumes: dataset of decoded volumes, items ``{"image": (C, H, W, D)}``, such as a ``CacheDataset``; on a GPU
+            when they fit (then with 0 workers).
+        degradation: makes a batch ``{"image", "label"}`` of a list of ``Patch`` and the patch size.
+        patch_size: edge lengths in voxels; one number for a cube.
+        patches: samples per epoch, spread evenly over the volumes.
+        seed: start of all randomness.
+        orient: also flip and, for cubic patches, permute the axes of each patch at random, so that the network does
+            not depend on how a scan lies in its array (an addition to the papers).
+
+    Raises:
+        ValueError: a patch larger than a volume.
+    """
+
+    def __init__(
+        self,
+        volumes: Dataset,
+        degradation: Callable[[Sequence[Patch], Sequence[int]], dict[str, torch.Tensor]],
+        patch_size: int | Sequence[int],
+        patches: int,
+        seed: int = 0,
+        orient: bool = False,
+    ) -> None:
+        self.volumes = volumes
+        self.degradation = degradation
+        self.patch_size = (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
+        self.patches = int(patches)
+        self.seed = seed
+        self.orient = orient
+        self.epoch = 0
+        self._centres: dict[int, np.ndarray] = {}
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose samples are drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.patches
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One sample without batch axis: "image" and "label" ``(C, *patch_size)``."""
+        return {key: value[0] for key, value in self.batch([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """The samples of a batch, degraded together; torch's loaders ask for them in this way."""
+        batch = self.batch(indices)
+        return [{key: value[i] for key, value in batch.items()} for i in range(len(indices))]
+
+    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Samples ``(B, C, *patch_size)`` of the given indices in the present epoch."""
+        patches = [self._draw(int(index)) for index in indices]
+        batch = self.degradation(patches, self.patch_size)
+        if self.orient:
+            turns = [_draw_turn(patch.random, len(set(self.patch_size)) == 1) for patch in patches]
+            batch = {key: torch.stack([_turn(v, t) for v, t in zip(x, turns)]) for key, x in batch.items()}
+        return batch
+
+    def _draw(self, index: int) -> Patch:
+        if self._order is None or self._order[0] != self.epoch:
+            self._order = (self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(len(self)))
+        number = int(self._order[1][index]) % len(self.volumes)
+        volume = self.volumes[number]["image"]
+        volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+        shape = volume.shape[-3:]
+        if any(n < p for n, p in zip(shape, self.patch_size, strict=True)):
+            raise ValueError(f"volume {number} with {tuple(shape)} voxels is smaller than the patch {self.patch_size}")
+        if number not in self._centres:
+            flat = torch.nonzero(foreground_mask(volume[0]).flatten()).flatten().cpu().numpy()
+            self._centres[number] = flat[:: max(1, len(flat) // MAX_CENTRES)]
+        random = np.random.default_rng([self.seed, self.epoch, index])
+        centre = np.unravel_index(random.choice(self._centres[number]), shape)
+        corner = tuple(
+            int(min(max(c - p // 2, 0), n - p)) for c, p, n in zip(centre, self.patch_size, shape, strict=True)
+        )
+        return Patch(volume, corner, random)
+
+
+def _draw_turn(random: np.random.Generator, cubic: bool) -> tuple[list[int], list[int]]:
+    axes = random.permutation(3) if cubic else np.arange(3)
+    return [int(a) + 1 for a in axes], [axis + 1 for axis in range(3) if random.random() < 0.5]
+
+
+def _turn(patch: torch.Tensor, turn: tuple[list[int], list[int]]) -> torch.Tensor:
+    axes, flips = turn
+    return patch.permute(0, *axes).flip(flips)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving results as NIfTI beside their provenance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import SaveImaged
+
+from common import provenance
+from common.inputs import InputError
+
+__all__ = ["SaveRestoredd", "result_path", "stem_of"]
+
+
+def stem_of(path: str | os.PathLike) -> str:
+    """File name without ``.nii.gz`` or its last ending; a DICOM folder's name."""
+    name = Path(path).name
+    for ending in (".nii.gz", ".nii"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name if Path(path).is_dir() else Path(path).stem
+
+
+def result_path(source: str, output_dir: str, postfix: str, root: str | None = None) -> Path:
+    """Where a result goes: the input's name with a postfix, in the input's sub-folder below ``root``.
+
+    Raises:
+        InputError: the result would lie on the input.
+    """
+    parent = Path(source).resolve().parent
+    base = Path(root).resolve() if root else parent
+    base = base if base.is_dir() else base.parent
+    inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
+    target = Path(output_dir) / inner / f"{stem_of(source)}_{postfix}.nii.gz"
+    if target.resolve() == Path(source).resolve():
+        raise InputError(f"{source}: the result would overwrite it; choose another --output_dir")
+    return target
+
+
+class SaveRestoredd(SaveImaged):
+    """Saves predictions as NIfTI with affine, codes and units of their image, and ``.provenance.json`` beside them.
+
+    A subclass of ``SaveImaged``, since MONAI Label takes savers of that type out of the chain.
+
+    Args:
+        keys: predictions ``(1, H, W[, D])`` as ``MetaTensor`` in the input's units; several keys with a postfix each.
+        output_dir: folder for the results, made if missing.
+        output_postfix: appended to the input's name; one per key, or one for all.
+        facts: see ``common.provenance.describe``.
+        root: folder below which the inputs' sub-folders are kept.
+        integers: round to int16 instead of float32; values outside its range are an error.
+        description: text for the NIfTI field ``descrip``, at most 79 characters.
+
+    Raises:
+        InputError: int16 wanted for values outside its range.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        output_postfix: str | list[str],
+        facts: Mapping[str, Any],
+        root: str | None = None,
+        integers: bool = False,
+        description: str = "restored image, not for diagnosis",
+    ) -> None:
+        super().__init__(keys, output_dir=output_dir, resample=False, separate_folder=False, print_log=False)
+        self.postfixes = [output_postfix] * len(self.keys) if isinstance(output_postfix, str) else list(output_postfix)
+        self.output_dir = output_dir
+        self.facts = facts
+        self.root = root
+        self.integers = integers
+        self.description = description
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key, postfix in zip(self.keys, self.postfixes, strict=True):
+            image = out[key]
+            source = str(image.meta["filename_or_obj"])
+            target = result_path(source, self.output_dir, postfix, self.root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            array = image.as_tensor().detach().cpu().float().numpy()[0]
+            partial = target.with_name("." + target.name)  # a killed run leaves no half file under the result's name
+            nib.save(self._image(array, image, source), partial)
+            os.replace(partial, target)
+            provenance.write(target, self.facts, source)
+            print(f"saved {target}", flush=True)
+        return out
+
+    def _image(self, array: np.ndarray, image: Any, source: str) -> nib.Nifti1Image:
+        if self.integers:
+            array = np.rint(array)
+            if array.min() < -32768 or array.max() > 32767:
+                raise InputError(f"{source}: values {array.min():g} to {array.max():g} do not fit int16; save float32")
+            array = array.astype(np.int16)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        nifti = nib.Nifti1Image(array, affine)
+        meta = image.meta
+        for name, setter in (("qform_code", nifti.set_qform), ("sform_code", nifti.set_sform)):
+            code = int(np.asarray(meta.get(name, 1)).flat[0])
+            # at least one code must be valid for readers to use the affine at all
+            setter(affine, code=code if code > 0 or name == "qform_code" else 1)
+        nifti.header.set_xyzt_units("mm")
+        nifti.header["descrip"] = self.description.encode()[:79]
+        return nifti

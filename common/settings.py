@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user writes on the command line, as plain values; and the choice of a budget."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import torch
+
+from common.inputs import InputError
+
+__all__ = ["boolean", "choose_budget", "device_of", "optional", "triple", "value"]
+
+WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
+
+
+def value(given: Any) -> Any:
+    """What a key's text means: "true" is True, "null" is None, "0" is 0, "[1, 1, 2]" a list; other texts stay.
+
+    The command line hands keys over as texts in many forms; values that are no texts pass through.
+    """
+    if not isinstance(given, str):
+        return given
+    text = given.strip()
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text or None
+
+
+def optional(given: Any) -> str | None:
+    """A text such as a folder's name, or None; numbers are taken as text again."""
+    plain = value(given)
+    return None if plain is None else str(given).strip()
+
+
+def boolean(given: Any) -> bool:
+    """A switch: true/false, yes/no, on/off, 1/0.
+
+    Raises:
+        InputError: anything else.
+    """
+    plain = value(given)
+    if plain in (None, False, 0):
+        return False
+    if plain in (True, 1):
+        return True
+    raise InputError(f"expected true or false, got {given!r}")
+
+
+def triple(given: Any, name: str) -> tuple[float, float, float] | None:
+    """Three positive numbers for three axes from one number, a list or its text; None stays None.
+
+    Raises:
+        InputError: other than one or three positive numbers.
+    """
+    plain = value(given)
+    if plain is None:
+        return None
+    numbers = tuple(plain) if isinstance(plain, list | tuple) else (plain,) * 3
+    if len(numbers) != 3 or not all(isinstance(n, int | float) and 0 < n < float("inf") for n in numbers):
+        raise InputError(f"{name} must be one or three positive numbers, such as [1,1,2]; got {given!r}")
+    return tuple(float(n) for n in numbers)
+
+
+def device_of(given: Any) -> torch.device:
+    """The device of a key that may be a text or a device."""
+    return given if isinstance(given, torch.device) else torch.device(str(given))
+
+
+def choose_budget(budgets: dict[str, dict], name: Any, dataset_dir: Any, device: Any) -> dict:
+    """The named set of numbers; without a name "sample" for the sample data, "paper" on a GPU, "short" on a CPU.
+
+    Returns:
+        The budget's numbers with its name as "name".
+
+    Raises:
+        InputError: unknown name.
+    """
+    name = optional(name)
+    if name is None:
+        if optional(dataset_dir) is None:
+            name = "sample"
+        else:
+            name = "short" if device_of(device).type == "cpu" else "paper"
+    if name not in budgets:
+        raise InputError(f"budget {name!r} is unknown; choose one of {', '.join(budgets)}")
+    return {**budgets[name], "name": name}

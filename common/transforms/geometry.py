@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grids: their spacing, other spacings of the same field of view, and other images brought onto them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform, SpatialResample
+
+from common.inputs import InputError
+from common.transforms.intensity import ScaleIntensityRobustd
+
+__all__ = ["AddGuidesd", "coverage", "grid_affine", "spacing_of"]
+
+LEAST_COVERAGE = 0.5  # share of the target's field of view that a guide must show
+
+
+def spacing_of(affine: Any) -> np.ndarray:
+    """Voxel edge lengths in mm of an affine."""
+    return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+
+
+def grid_affine(affine: Any, steps: Sequence[float]) -> np.ndarray:
+    """Affine of a grid with another spacing whose field of view starts at the same outer corner.
+
+    Args:
+        affine: 4x4, voxel indices to mm.
+        steps: new spacing in present voxels, per axis.
+    """
+    scale = np.diag([*steps, 1.0])
+    scale[:3, 3] = [(step - 1) / 2 for step in steps]
+    return np.asarray(affine, dtype=np.float64) @ scale
+
+
+def coverage(affine: Any, shape: Sequence[int], target_affine: Any, target_shape: Sequence[int]) -> float:
+    """Share of a target grid's field of view that lies inside another grid's, on a coarse lattice of points."""
+    ticks = np.meshgrid(*[np.linspace(0, n - 1, 12) for n in target_shape], indexing="ij")
+    lattice = np.stack(ticks, -1).reshape(-1, 3)
+    world = lattice @ np.asarray(target_affine)[:3, :3].T + np.asarray(target_affine)[:3, 3]
+    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
+    voxels = world @ inverse[:3, :3].T + inverse[:3, 3]
+    return float(np.all((voxels > -1) & (voxels < np.asarray(shape)), axis=1).mean())
+
+
+class AddGuidesd(MapTransform):
+    """Appends guide sequences as channels, brought onto the image's grid through the affines (linear).
+
+    Guides come from the files that the entry lists under ``guide_key``; each is scaled to background 0 and the
+    foreground's 99.9 percentile 1. An entry without guides passes, unless some are expected.
+
+    Args:
+        keys: images ``(1, H, W, D)`` with affine.
+        guides: number of guides the network takes.
+        guide_key: key of the list of files.
+
+    Raises:
+        InputError: another number of guides, or a guide that shows less than half of the image's field of view.
+    """
+
+    def __init__(self, keys: KeysCollection, guides: int = 0, guide_key: str = "guide") -> None:
+        super().__init__(keys)
+        self.guides = guides
+        self.guide_key = guide_key
+        self.load = LoadImage(image_only=True, ensure_channel_first=True)
+        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float64)
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        out = dict(data)
+        paths = out.get(self.guide_key) or []
+        for key in self.key_iterator(out):
+            image = out[key]
+            if len(paths) != self.guides:
+                name = image.meta.get("filename_or_obj", key)
+                raise InputError(f"{name}: the network takes {self.guides} guide sequence(s), given are {len(paths)}")
+            channels = [self._guide(path, image) for path in paths]
+            if channels:
+                stacked = torch.cat([image.as_tensor(), *channels])
+                out[key] = MetaTensor(stacked, affine=image.affine, meta=dict(image.meta))
+        return out
+
+    def _guide(self, path: str, image: MetaTensor) -> torch.Tensor:
+        guide = self.load(path)
+        if guide.ndim != 4 or guide.shape[0] != 1:
+            raise InputError(f"{path}: a guide must be one 3D volume, this is {tuple(guide.shape)}")
+        if not torch.isfinite(guide.as_tensor()).all():
+            raise InputError(f"{path}: the guide has NaN or infinite voxels")
+        try:
+            share = coverage(guide.affine, guide.shape[1:], image.affine, image.shape[1:])
+        except np.linalg.LinAlgError as error:
+            raise InputError(f"{path}: the guide's affine cannot be inverted") from error
+        if share < LEAST_COVERAGE:
+            source = image.meta.get("filename_or_obj", "the image")
+            raise InputError(
+                f"shows {share:.0%} of the field of view of {source}: cannot be brought onto its grid", path
+            )
+        guide = ScaleIntensityRobustd("guide")({"guide": guide})["guide"]
+        moved = self.resample(guide, dst_affine=image.affine, spatial_size=image.shape[1:])
+        return moved.as_tensor().to(image.device, torch.float32)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intensity scaling that is stored with the image and undone on the way out, and the foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.transforms.utils_pytorch_numpy_unification import percentile
+
+__all__ = ["RestoreIntensityd", "ScaleIntensityRobustd", "foreground_mask", "robust_range"]
+
+LOW, HIGH = "intensity_low", "intensity_high"  # keys in an image's meta data
+
+
+def _background(image: torch.Tensor) -> float | None:
+    """The value that at least a tenth of all voxels have exactly (skull-stripped images), or None."""
+    values, counts = torch.unique(image.flatten()[:: max(1, image.numel() // 100_000)], return_counts=True)
+    most = int(counts.argmax())
+    return float(values[most]) if counts[most] * 10 >= counts.sum() else None
+
+
+def foreground_mask(image: torch.Tensor, share: float = 0.05) -> torch.Tensor:
+    """Voxels that belong to the imaged object.
+
+    Args:
+        image: any shape, any intensities; leading axes are treated together.
+        share: in an image without a constant background, the threshold between the 0.1 and the 99.9 percentile.
+
+    Returns:
+        Boolean tensor of the image's shape: voxels other than the constant background of a masked image, or those
+        above the threshold. All voxels where this would leave none.
+    """
+    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    background = _background(image)
+    if background is not None:
+        mask = image != background
+    else:
+        low, high = (float(percentile(image, q)) for q in (0.1, 99.9))
+        mask = image > low + share * (high - low)
+    return mask if mask.any() else torch.ones_like(mask)
+
+
+def robust_range(image: torch.Tensor) -> tuple[float, float]:
+    """Background level and the foreground's 99.9 percentile.
+
+    The background level is the constant background of a masked image, else the 0.1 percentile of all voxels.
+    """
+    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    background = _background(image)
+    low = float(percentile(image, 0.1)) if background is None else background
+    high = float(percentile(image[foreground_mask(image)].float(), 99.9))
+    return low, high if high > low else low + 1.0
+
+
+class ScaleIntensityRobustd(MapTransform):
+    """Maps the background level to 0 and the foreground's 99.9 percentile to 1, for each channel by itself.
+
+    Values outside are kept, not clipped. The two levels are stored in the meta data of the image, where
+    ``RestoreIntensityd`` finds them. Shapes ``(C, H, W[, D])``, any intensity units.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            levels = [robust_range(channel) for channel in image]
+            low, high = (
+                torch.tensor(level, dtype=torch.float32, device=image.device) for level in zip(*levels, strict=True)
+            )
+            shape = (-1, *[1] * (image.ndim - 1))
+            out[key] = (image - low.view(shape)) / (high - low).view(shape)
+            if isinstance(out[key], MetaTensor):
+                out[key].meta[LOW], out[key].meta[HIGH] = levels[0]
+        return out
+
+
+class RestoreIntensityd(MapTransform):
+    """Brings predictions back to the units of the input they came from, and gives them its affine and meta data.
+
+    Args:
+        keys: predictions ``(C, H, W[, D])`` scaled like ``ref_key``.
+        ref_key: the input, with the levels that ``ScaleIntensityRobustd`` stored of its first channel.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        out = dict(data)
+        meta = out[self.ref_key].meta
+        low, high = (float(np.asarray(meta[name])) for name in (LOW, HIGH))
+        for key in self.key_iterator(out):
+            restored = torch.as_tensor(out[key]) * (high - low) + low
+            restored = restored.as_tensor() if isinstance(restored, MetaTensor) else restored
+            out[key] = MetaTensor(restored, affine=out[self.ref_key].affine, meta=dict(meta))
+        return out
