@@ -82,10 +82,8 @@ def choose_budget(budgets: dict[str, dict], name: Any, dataset_dir: Any, device:
     """
     name = optional(name)
     if name is None:
-        if optional(dataset_dir) is None:
-            name = "sample"
-        else:
-            name = "short" if device_of(device).type == "cpu" else "paper"
+        own_data = "short" if device_of(device).type == "cpu" else "paper"
+        name = "sample" if optional(dataset_dir) is None else own_data
     if name not in budgets:
         raise InputError(f"budget {name!r} is unknown; choose one of {', '.join(budgets)}")
     return {**budgets[name], "name": name}

@@ -55,7 +55,7 @@ class SliceProfile:
         self.guide_dropout = guide_dropout
 
     def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Interpolated images with their guides ``(B, 1 + G, *size)`` as "image", truth ``(B, 1, *size)`` as "label"."""
+        """Interpolated image and guides ``(B, 1 + G, *size)`` as "image", truth ``(B, 1, *size)`` as "label"."""
         bands = []
         for patch in patches:
             scale = self.scales[patch.random.integers(len(self.scales))]
@@ -155,7 +155,7 @@ class RandomPatches(Dataset):
         batch = self.degradation(patches, self.patch_size)
         if self.orient:
             turns = [_draw_turn(patch.random, len(set(self.patch_size)) == 1) for patch in patches]
-            batch = {key: torch.stack([_turn(v, t) for v, t in zip(x, turns)]) for key, x in batch.items()}
+            batch = {key: torch.stack([_turn(v, t) for v, t in zip(x, turns, strict=True)]) for key, x in batch.items()}
         return batch
 
     def _draw(self, index: int) -> Patch:
