@@ -3,13 +3,14 @@
 
 from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, shared
 from .panels import Panels, tensorboard_folder
-from .progress import ClipGradients, EpochBar, EpochSamples
+from .progress import ClipGradients, EpochBar, EpochLoss, EpochSamples
 from .scores import ScoreTable
 
 __all__ = [
     "BestWeights",
     "ClipGradients",
     "EpochBar",
+    "EpochLoss",
     "EpochSamples",
     "Panels",
     "PromoteWeights",
