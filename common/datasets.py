@@ -17,7 +17,7 @@ from common.console import say
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import optional, value
+from common.settings import names, optional, value
 
 __all__ = ["TakePartd", "evaluation_entries", "guide_paths", "inference_entries", "scan_entries", "split_entries"]
 
@@ -51,9 +51,9 @@ def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = No
         say(f"left out {path}: {reason}")
     if not good:
         raise InputError(f"none of the {len(paths)} files under {folder} can be used; the lines above name the reasons")
-    names = value(guides) or []
+    wanted_guides = names(guides)
     root = Path(os.path.normpath(os.path.expanduser(folder)))
-    return [{"image": p, "guide": guide_paths(p, names, wanted), "subject": _subject(p, root)} for p in good]
+    return [{"image": p, "guide": guide_paths(p, wanted_guides, wanted), "subject": _subject(p, root)} for p in good]
 
 
 def evaluation_entries(
@@ -89,7 +89,7 @@ def inference_entries(
     good, refused = check_headers(paths)
     for path in good:
         try:
-            entries.append({"image": path, "guide": guide_paths(path, value(guides) or [], wanted)})
+            entries.append({"image": path, "guide": guide_paths(path, names(guides), wanted)})
         except InputError as error:
             failures.append((path, error.reason))
     return {"entries": entries, "failures": [*refused, *failures]}
@@ -163,17 +163,19 @@ def split_entries(
     """
     if not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-    names = sorted({entry["subject"] for entry in entries})
-    if len(names) == 1:
+    limit = value(subjects)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InputError(f"subjects must be a number of at least 1, got {subjects!r}")
+    known = sorted({entry["subject"] for entry in entries})
+    if len(known) == 1:
         say(f"one subject only: {HELD_OUT:.0%} of each of its volumes validate, the rest trains")
         parts = {"train": "train", "validate": "held_out"}
         both = {key: [{**entry, "part": part} for entry in entries] for key, part in parts.items()}
         return {"train": both["train"], "validate": both["validate"][:most]}
-    order = np.random.default_rng(seed).permutation(len(names))
-    count = min(len(names) - 1, max(1, round(val_fraction * len(names))))
-    held_out = {names[i] for i in order[:count]}
-    limit = value(subjects)
-    kept = {names[i] for i in order[count:][:limit]}
+    order = np.random.default_rng(seed).permutation(len(known))
+    count = min(len(known) - 1, max(1, round(val_fraction * len(known))))
+    held_out = {known[i] for i in order[:count]}
+    kept = {known[i] for i in order[count:][:limit]}
     return {
         "train": [entry for entry in entries if entry["subject"] in kept],
         "validate": [entry for entry in entries if entry["subject"] in held_out][:most],

@@ -46,7 +46,7 @@ def describe(bundle_root: str, weights: str | None, **more: Any) -> dict[str, An
         weights: weights file, or None.
         more: further plain values.
     """
-    metadata = json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text())
+    metadata = json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return {
         "bundle": metadata["name"],
         "version": metadata["version"],

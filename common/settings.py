@@ -10,7 +10,7 @@ import torch
 
 from common.inputs import InputError
 
-__all__ = ["boolean", "choose_budget", "device_of", "optional", "triple", "value"]
+__all__ = ["boolean", "choose_budget", "device_of", "names", "optional", "triple", "value"]
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
 
@@ -49,6 +49,14 @@ def boolean(given: Any) -> bool:
     if plain in (True, 1):
         return True
     raise InputError(f"expected true or false, got {given!r}")
+
+
+def names(given: Any) -> list[str]:
+    """A list of names from a list, its text, or one name; None is an empty list."""
+    plain = value(given)
+    if plain is None:
+        return []
+    return [str(name) for name in plain] if isinstance(plain, list | tuple) else [str(plain)]
 
 
 def triple(given: Any, name: str) -> tuple[float, float, float] | None:

@@ -66,7 +66,7 @@ class ScoreTable:
         self._append(rows)
         if self.table:
             text = self.text(rows)
-            (self.folder / "scores.md").write_text(text + "\n")
+            (self.folder / "scores.md").write_text(text + "\n", encoding="utf-8")
             say(text)
 
     @property
@@ -78,7 +78,7 @@ class ScoreTable:
         self.folder.mkdir(parents=True, exist_ok=True)
         # a resumed run may repeat an epoch that was validated but not saved: the later lines count
         kept = [row for row in self.rows() if rows and row["epoch"] != rows[0]["epoch"]]
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows([*kept, *rows])
@@ -87,7 +87,7 @@ class ScoreTable:
         """Lines of the CSV file, of one epoch or of all."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             return [row for row in csv.DictReader(file) if epoch is None or row["epoch"] == str(epoch)]
 
     def text(self, rows: Sequence[dict[str, str]]) -> str:

@@ -37,8 +37,8 @@ class SliceProfile:
     Args:
         scales: factors per axis to draw from; a patch's scale is drawn by the patch's own generator.
         sigma, thickness: the profile, see ``common.transforms.degradation.profile_sigma``.
-        guide_dropout: probability that a patch's guide channels are zeroed, so that the network also learns to work
-            without them (an addition to the paper).
+        guide_dropout: probability that a guide channel of a patch is zeroed, each by itself, so that the network
+            also learns to work without it (an addition to the paper).
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class SliceProfile:
         degraded = degraded @ weights[2][:, None].transpose(-1, -2)
         truth = torch.stack([p.volume[(slice(None), *_window(p.corner, size))] for p in patches])
         guides = truth[:, 1:]
-        keep = [patch.random.random() >= self.guide_dropout for patch in patches]
-        guides = guides * torch.tensor(keep, device=guides.device).view(-1, 1, 1, 1, 1)
+        keep = np.stack([patch.random.random(guides.shape[1]) >= self.guide_dropout for patch in patches])
+        guides = guides * torch.as_tensor(keep, device=guides.device)[..., None, None, None]
         return {"image": torch.cat([degraded[:, None], guides], dim=1), "label": truth[:, :1]}
 
     def _band(self, length: int, factor: float, corner: int, size: int) -> tuple[np.ndarray, int]:

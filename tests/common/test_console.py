@@ -13,8 +13,8 @@ from common import console
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "1 s"), (39.6, "40 s"), (89, "89 s"), (90, "2 min"), (400, "7 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
-)  # fmt: skip
+    [(0, "1 s"), (39.6, "40 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
+)
 def test_durations_read_as_spoken(seconds, text):
     assert console.duration(seconds) == text
 

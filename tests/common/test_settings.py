@@ -88,7 +88,7 @@ def test_one_number_counts_for_all_axes_and_null_for_none():
     "text", ["[1,1]", "[1,1,0]", "-2", "[1,1,-1]", "[a,b,c]", "fine", "[1,1,1,1]", "1e999", "true"]
 )
 def test_what_is_no_three_positive_numbers_is_refused_by_name(text):
-    with pytest.raises(InputError, match="^spacing must be one or three positive numbers"):
+    with pytest.raises(InputError, match=r"^spacing must be one or three positive numbers"):
         triple(given(f"--key={text}"), "spacing")
 
 

@@ -62,6 +62,14 @@ def setting_name(scale: Sequence[float]) -> str:
     return "x".join(f"{factor:g}" for factor in scale)
 
 
+def _case_names(paths: Sequence[str]) -> list[str]:
+    """Names that tell volumes apart, with their folder where subjects' files have equal names."""
+    stems = [stem_of(path) for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{os.path.basename(os.path.dirname(path))}_{stem}" for path, stem in zip(paths, stems, strict=True)]
+
+
 class DegradedVolumes(CacheDataset):
     """Each volume at each scale: the degraded image as "image", the truth as "label".
 
@@ -92,6 +100,7 @@ class DegradedVolumes(CacheDataset):
         self.sigma = sigma
         self.thickness = thickness
         self.crop = triple(crop, "crop")
+        self.cases = _case_names([str(entry["image"]) for entry in data])
 
     def __len__(self) -> int:
         return len(self.data) * len(self.scales)
@@ -99,7 +108,6 @@ class DegradedVolumes(CacheDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         volume = super().__getitem__(index // len(self.scales))["image"]
         scale = self.scales[index % len(self.scales)]
-        source = str(volume.meta.get("filename_or_obj", f"volume {index // len(self.scales)}"))
         volume = volume.as_tensor()
         low, interpolated = degrade(volume[:1], scale, self.sigma, self.thickness)
         window = (slice(None), *self._window(volume))
@@ -111,7 +119,7 @@ class DegradedVolumes(CacheDataset):
             "image": torch.cat([interpolated, volume[1:]])[window].contiguous(),
             "label": volume[:1][window].contiguous(),
             "low": blown_up[window].contiguous(),
-            "case": stem_of(source),
+            "case": self.cases[index // len(self.scales)],
             "setting": setting_name(scale),
         }
 

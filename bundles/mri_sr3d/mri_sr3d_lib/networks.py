@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from common.settings import boolean
+
 __all__ = ["ReCNN", "deepen"]
 
 INITS = ("he", "xavier", "normal_0.001", "normal_0.01")
@@ -63,7 +65,7 @@ class ReCNN(nn.Module):
             raise ValueError(f"filter sizes must be odd, got {sizes}")
         if init not in INITS:
             raise ValueError(f"init must be one of {INITS}, got {init!r}")
-        self.residual = residual
+        self.residual = boolean(residual)
         channels = [1 + guides, *widths, 1]
         layers: list[nn.Module] = []
         for i, size in enumerate(sizes):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from common.sample_data import write_brain_cases
-from common.transforms.geometry import grid_affine
 
 ROOT = Path(__file__).resolve().parents[3]
 BUNDLE = ROOT / "bundles" / "mri_sr3d"
@@ -199,7 +199,7 @@ def test_inference_serves_the_good_cases_and_tells_of_the_bad(scans, weights, tm
         assert b"not for diagnosis" in bytes(result.header["descrip"])
         for corner in np.ndindex(2, 2, 2):  # outer corners of the field of view
             ends = [np.array(image.shape) * corner - 0.5 for image in (source, result)]
-            points = [nib.affines.apply_affine(image.affine, end) for image, end in zip((source, result), ends)]
+            points = [nib.affines.apply_affine(image.affine, end) for image, end in zip((source, result), ends, strict=True)]
             np.testing.assert_allclose(*points, atol=1e-4)
         facts = json.loads(Path(f"{path}.provenance.json").read_text())
         assert facts["bundle"] == "mri_sr3d" and facts["input"] == "scan.nii.gz"
@@ -222,6 +222,27 @@ def test_inference_takes_spacing_or_scale(scans, weights, tmp_path, keys, shape)
     result = nib.load(tmp_path / "scan_sr.nii.gz")
     assert result.shape == shape
     assert result.get_data_dtype() == (np.int16 if "integers" in keys else np.float32)
+
+
+def test_a_dicom_series_is_a_case(weights, tmp_path):
+    series = tmp_path / "in" / "patient.1"
+    series.mkdir(parents=True)
+    voxels = np.random.default_rng(0).integers(0, 900, (6, 20, 18)).astype(np.int16)  # slices first, as ITK has it
+    for k, plane in enumerate(voxels):
+        image = itk.image_from_array(plane[None])
+        image.SetSpacing([1.0, 1.2, 5.0])
+        image.SetOrigin([-9.0, 4.0, 5.0 * k])
+        tags = image.GetMetaDataDictionary()
+        tags["0020|000e"], tags["0008|0060"] = "1.2.826.0.1.9", "MR"
+        tags["0020|0032"] = f"-9\\4\\{5 * k}"
+        io = itk.GDCMImageIO.New()
+        io.KeepOriginalUIDOn()
+        itk.ImageFileWriter.New(image, FileName=str(series / f"{k}.dcm"), ImageIO=io).Update()
+    infer(tmp_path / "in", weights, tmp_path / "out", spacing="[1,1.2,2.5]")
+    result = nib.load(tmp_path / "out" / "patient.1_sr.nii.gz")
+    assert result.shape == (18, 20, 12)
+    np.testing.assert_allclose(result.header.get_zooms(), (1, 1.2, 2.5), rtol=1e-5)
+    np.testing.assert_allclose(result.affine[:3, 3], [9, -4, -1.25], atol=1e-4)  # LPS to RAS, half a slice earlier
 
 
 def test_inference_does_not_depend_on_memory(scans, weights, tmp_path):

@@ -91,6 +91,17 @@ def test_any_number_of_slabs_equals_one_pass(sizes, shape, pushes):
         equal(LayerSlabs(net.layers, TINY)(image), expected)
 
 
+@pytest.mark.parametrize("cropped", [False, True])
+def test_a_chain_much_deeper_than_a_slab_equals_one_pass(cropped, pushes):
+    net, image = network(*[3] * 9), torch.randn(1, 1, 31, 20, 21)  # the last layers first wake up in later slabs
+    with torch.no_grad():
+        expected = net.layers(image)
+        if cropped:
+            expected = expected[..., 9:-9, 9:-9, 9:-9]
+        equal(LayerSlabs(net.layers, TINY)(image, [cropped] * 3), expected)
+    assert len(pushes) == 8
+
+
 def test_planes_that_are_barely_there_are_enough():
     net = network(3, 5, 3)
     for length in range(1, 8):

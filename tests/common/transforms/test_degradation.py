@@ -101,7 +101,7 @@ def test_row_i_is_the_normalised_gaussian_at_low_resolution_centre_i(factor):
 
 def test_the_profile_is_half_as_high_half_a_voxel_from_its_centre():
     row = profile_matrix(41, 5, profile_sigma(5))[4]  # centred on voxel 22
-    assert FWHM == pytest.approx(2.3548, abs=1e-4)
+    assert pytest.approx(2.3548, abs=1e-4) == FWHM
     assert row.argmax() == 22
     half = np.interp(2.5, [2, 3], np.log(row[[24, 25]] / row[22]))
     assert math.exp(half) == pytest.approx(0.5, abs=0.02)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of the parts against stock ways of doing the same: ``python -m tools.benchmark sr3d``."""
+
+from __future__ import annotations
+
+import sys
+
+import fire
+
+from .sr3d import sr3d
+
+__all__ = ["main", "sr3d"]
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is told in one line, with exit status 1."""
+    try:
+        fire.Fire({"sr3d": sr3d}, name="benchmark")
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"error: {error}")
