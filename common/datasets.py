@@ -23,6 +23,7 @@ __all__ = ["TakePartd", "evaluation_entries", "guide_paths", "inference_entries"
 
 LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
 LABELS = re.compile(r"(^|[-_.])(seg|mask|label|labels|dseg|pred)$", re.IGNORECASE)  # label maps are no images
+SEQUENCES = re.compile(r"[-_.](t1n?|t1c|t1ce|t1w|t1gd|t2|t2w|t2f|flair|pd|pdw)$", re.IGNORECASE)
 PARTS = ("whole", "train", "held_out")
 HELD_OUT = 0.3  # share of a single volume that validates
 
@@ -52,7 +53,8 @@ def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = No
     if not good:
         raise InputError(f"none of the {len(paths)} files under {folder} can be used; the lines above name the reasons")
     wanted_guides = names(guides)
-    root = Path(os.path.normpath(os.path.expanduser(folder)))
+    # folders that all scans share tell no subjects apart: BraTS/training/case-01/... counts from case-01
+    root = Path(os.path.commonpath([os.path.dirname(p) for p in good]))
     return [{"image": p, "guide": guide_paths(p, wanted_guides, wanted), "subject": _subject(p, root)} for p in good]
 
 
@@ -137,13 +139,13 @@ def guide_paths(image: str, guides: Sequence[str], sequence: str | None = None) 
 
 
 def _subject(path: str, root: Path) -> str:
-    """The first folder below the root, or the name itself where files lie flat."""
+    """The first folder below the root; where files lie flat, the name without its sequence."""
     inner = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(Path(path).name)
     inner = inner if inner.parts else Path(root.name)
     if len(inner.parts) > 1:
         return inner.parts[0]
     match = re.match(r"sub-[^_]+", inner.name)  # BIDS
-    return match[0] if match else stem_of(inner.name)
+    return match[0] if match else SEQUENCES.sub("", stem_of(inner.name))
 
 
 def split_entries(

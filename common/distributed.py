@@ -8,12 +8,14 @@ import os
 import torch
 import torch.distributed as dist
 
+from common.inputs import InputError
+
 __all__ = ["device", "device_ids", "start", "stop"]
 
 
 def device() -> torch.device:
     """This process's device: the GPU of its local rank, or the CPU."""
-    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
 
 
 def device_ids(device: torch.device | str) -> list[torch.device] | None:
@@ -22,7 +24,13 @@ def device_ids(device: torch.device | str) -> list[torch.device] | None:
 
 
 def start() -> None:
-    """Joins the group of processes; the first item of ``run``."""
+    """Joins the group of processes; stands in ``run`` before anything else is made.
+
+    Raises:
+        InputError: not started by ``torchrun``.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise InputError("a configuration for several processes needs torchrun, see the bundle's card")
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(device())

@@ -60,7 +60,10 @@ def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
     folder = root / (name or f"{prefix}-{max(numbered, default=0) + 1}")
     if (folder / "last.pt").is_file():
         raise InputError(f"{folder}: this run exists; add --resume true to go on with it, or choose another --run_name")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=name is not None)
+    except FileExistsError:  # another run took this number just now
+        return _choose(root, name, resume, prefix)
     return folder
 
 

@@ -75,8 +75,17 @@ def triple(given: Any, name: str) -> tuple[float, float, float] | None:
 
 
 def device_of(given: Any) -> torch.device:
-    """The device of a key that may be a text or a device."""
-    return given if isinstance(given, torch.device) else torch.device(str(given))
+    """The device of a key that may be a text or a device.
+
+    Raises:
+        InputError: no such device.
+    """
+    if isinstance(given, torch.device):
+        return given
+    try:
+        return torch.device(str(given))
+    except RuntimeError as error:
+        raise InputError(f"device {given!r} is unknown; use cpu, cuda or cuda:1") from error
 
 
 def choose_budget(budgets: dict[str, dict], name: Any, dataset_dir: Any, device: Any) -> dict:

@@ -36,22 +36,30 @@ class _Layer:
 
     def __call__(self, planes: torch.Tensor, first: bool, last: bool) -> torch.Tensor | None:
         """Takes the next planes of the first spatial axis, returns the planes that they complete."""
+        if first and last and self.kept is None:  # all planes at once: the convolution pads, nothing is copied
+            padding = self.margin
+        else:
+            planes, padding = self._joined(planes, first, last), 0
+            self.kept = planes[:, :, max(0, planes.shape[2] - 2 * self.radius) :].clone() if not last else None
+        if planes.shape[2] + 2 * padding <= 2 * self.radius:
+            return None
+        conv = self.convolution
+        convolve = F.conv3d if planes.ndim == 5 else F.conv2d
+        out = convolve(planes, conv.weight, conv.bias, padding=(padding, *self.padding))
+        for module in self.after:
+            out = module(out)
+        return out
+
+    def _joined(self, planes: torch.Tensor, first: bool, last: bool) -> torch.Tensor:
+        """The planes kept and the new ones, with zeros where the volume ends; one copy, as all are channels last."""
+        form = _format(planes)
         parts = [planes] if self.kept is None else [self.kept, planes]
         if self.margin and (first or last):
             shape = list(planes.shape)
             shape[2] = self.margin
-            margin = planes.new_zeros(shape)
+            margin = planes.new_zeros(shape).contiguous(memory_format=form)
             parts = [*([margin] if first else []), *parts, *([margin] if last else [])]
-        planes = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2).contiguous(memory_format=_format(planes))
-        self.kept = planes[:, :, max(0, planes.shape[2] - 2 * self.radius) :].clone() if not last else None
-        if planes.shape[2] <= 2 * self.radius:
-            return None
-        conv = self.convolution
-        convolve = F.conv3d if planes.ndim == 5 else F.conv2d
-        out = convolve(planes, conv.weight, conv.bias, padding=(0, *self.padding))
-        for module in self.after:
-            out = module(out)
-        return out
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2).contiguous(memory_format=form)
 
 
 def _format(image: torch.Tensor) -> torch.memory_format:

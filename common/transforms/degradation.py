@@ -58,7 +58,7 @@ def profile_matrix(size: int, factor: float, sigma: float) -> np.ndarray:
     if factor == 1:
         return np.eye(size)
     centres = (np.arange(low_resolution_size(size, factor)) + 0.5) * factor - 0.5
-    if sigma < 1e-3:  # no blur: nearest voxel, or the mean of two for a centre half way between
+    if sigma < 1e-3:  # no blur: the value at the centre, linear between two voxels
         weights = np.maximum(0, 1 - np.abs(np.arange(size) - np.clip(centres, 0, size - 1)[:, None]))
     else:
         exponent = -0.5 * ((np.arange(size) - centres[:, None]) / sigma) ** 2

@@ -12,8 +12,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, SpatialResample
 
+from common.headers import one_line
 from common.images import like_image
-from common.inputs import InputError
+from common.inputs import InputError, root_cause
 from common.transforms.intensity import ScaleIntensityRobustd
 
 __all__ = ["AddGuidesd", "coverage", "grid_affine", "spacing_of"]
@@ -85,7 +86,10 @@ class AddGuidesd(MapTransform):
         return out
 
     def _guide(self, path: str, image: MetaTensor) -> torch.Tensor:
-        guide = self.load(path)
+        try:
+            guide = self.load(path)
+        except Exception as error:
+            raise InputError(f"the guide cannot be read ({one_line(root_cause(error))})", path) from error
         if guide.ndim != 4 or guide.shape[0] != 1:
             raise InputError(f"a guide must be one 3D volume, this is {tuple(guide.shape)}", path)
         if not torch.isfinite(guide.as_tensor()).all():

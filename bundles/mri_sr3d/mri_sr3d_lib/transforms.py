@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 
 from common.images import like_image
 from common.inputs import InputError
-from common.settings import triple
+from common.settings import triple, value
 from common.transforms.degradation import (
     FWHM,
     apply_per_axis,
@@ -63,6 +63,7 @@ class ToTargetGridd(MapTransform):
         self.spacing = triple(spacing, "spacing")
         self.scale = triple(scale, "scale")
         self.thickness = triple(slice_thickness, "slice_thickness")
+        self.per_axis = isinstance(value(slice_thickness), list | tuple)
         if self.spacing and self.scale:
             raise InputError("give either spacing or scale, not both")
 
@@ -116,11 +117,9 @@ class ToTargetGridd(MapTransform):
         """Per axis the blur that makes a profile thinner than the spacing as wide as it."""
         if self.thickness is None:
             return [None] * 3
-        if len(set(self.thickness)) == 1:  # one number: the slice axis
-            thickness = spacing.copy()
-            thickness[int(spacing.argmax())] = self.thickness[0]
-        else:
-            thickness = np.asarray(self.thickness)
+        thickness = np.asarray(self.thickness)
+        if not self.per_axis:
+            thickness = np.where(np.arange(3) == spacing.argmax(), thickness, spacing)
         blurs: list[np.ndarray | None] = []
         for size, step, edge, thick in zip(sizes, steps, spacing, thickness, strict=True):
             if thick > edge * (1 + SAME):

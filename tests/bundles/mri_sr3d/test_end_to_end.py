@@ -80,7 +80,7 @@ def command_line(*arguments, cwd, configs=("train",), torchrun=0):
         launcher += ["torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}", "-m"]
     command = [*launcher, "monai.bundle", "run", "--config_file", files, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", timeout=300, env=environment)
 
 
 def arguments(keys):
@@ -199,7 +199,9 @@ def test_inference_serves_the_good_cases_and_tells_of_the_bad(scans, weights, tm
         assert b"not for diagnosis" in bytes(result.header["descrip"])
         for corner in np.ndindex(2, 2, 2):  # outer corners of the field of view
             ends = [np.array(image.shape) * corner - 0.5 for image in (source, result)]
-            points = [nib.affines.apply_affine(image.affine, end) for image, end in zip((source, result), ends, strict=True)]
+            points = [
+                nib.affines.apply_affine(image.affine, end) for image, end in zip((source, result), ends, strict=True)
+            ]
             np.testing.assert_allclose(*points, atol=1e-4)
         facts = json.loads(Path(f"{path}.provenance.json").read_text())
         assert facts["bundle"] == "mri_sr3d" and facts["input"] == "scan.nii.gz"
@@ -344,5 +346,5 @@ def test_every_key_is_used_and_shared_blocks_are_equal():
     ):
         assert train[key] == inference[key], key
     several = json.loads((CONFIGS / "multi_gpu_train.json").read_text())
-    assert several["run"][1:] == train["run"]
+    assert [item for item in several["run"] if "distributed" not in item] == train["run"]
     assert len((CONFIGS / "train.json").read_text().splitlines()) <= 350

@@ -100,13 +100,14 @@ def test_guides_follow_undegraded_and_the_truth_is_channel_0():
     assert any((window == truth[:, None]).flatten(2).all(2).all(0).any() for window in windows)
 
 
-def test_dropout_zeroes_guides_of_some_patches_and_never_the_image():
+def test_dropout_zeroes_each_guide_of_some_patches_and_never_the_image():
     indices = range(24)
     kept, some, none = (patches(channels=3, dropout=p).batch(indices) for p in (0.0, 0.5, 1.0))
     assert not none["image"][:, 1:].any()
-    gone = ~some["image"][:, 1:].flatten(1).any(dim=1)
-    assert 4 < int(gone.sum()) < 20
-    torch.testing.assert_close(some["image"][~gone], kept["image"][~gone])
+    gone = ~some["image"][:, 1:].flatten(2).any(dim=2)
+    assert 4 < int(gone[:, 0].sum()) < 20 and 4 < int(gone[:, 1].sum()) < 20
+    assert (gone[:, 0] != gone[:, 1]).any(), "each guide by itself"
+    torch.testing.assert_close(some["image"][:, 1:][~gone], kept["image"][:, 1:][~gone])
     torch.testing.assert_close(none["image"][:, 0], kept["image"][:, 0])
     assert torch.equal(none["label"], kept["label"])
 
