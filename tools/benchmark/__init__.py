@@ -7,14 +7,14 @@ import sys
 
 import fire
 
-from .sr3d import sr3d
+from . import sr3d
 
-__all__ = ["main", "sr3d"]
+__all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line; what the user can put right is told in one line, with exit status 1."""
     try:
-        fire.Fire({"sr3d": sr3d}, name="benchmark")
+        fire.Fire({"sr3d": sr3d.sr3d}, name="benchmark")
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
