@@ -92,7 +92,13 @@ def group(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for name, text in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
+    for name, text in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+    }.items():
         monkeypatch.setenv(name, str(text))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     distributed.start()

@@ -49,8 +49,9 @@ class ToTargetGridd(MapTransform):
         spacing: target spacing in mm, one number or three, or None.
         scale: factors per axis by which the scan gets finer, one number or three, or None. Without both the target is
             isotropic at the finest spacing of the scan.
-        slice_thickness: thickness in mm, one number for the coarsest axis or three; None for the spacing. Slices
-            thinner than their spacing (gaps) are blurred to the profile that the weights know, after interpolation.
+        slice_thickness: thickness in mm, one number for the coarsest axis or three; None for the spacing. An axis that
+            gets coarser is blurred only by what the target's profile is wider; on one that gets finer, gaps or overlap
+            draw a warning, since the weights know slices as thick as their spacing.
 
     Raises:
         InputError: both given; neither given for an isotropic scan; nothing gets finer; a target beyond 2^30 voxels.
@@ -101,41 +102,36 @@ class ToTargetGridd(MapTransform):
             raise InputError(f"the target grid would have {' x '.join(map(str, sizes))} voxels", source)
         self._warn(1 / steps, source)
         matrices: list[np.ndarray | None] = []
-        for n, size, step in zip(image.shape[1:], sizes, steps.tolist(), strict=True):
+        thickness = self._thickness(spacing, steps, source)
+        for n, size, step, thick in zip(image.shape[1:], sizes, steps.tolist(), thickness.tolist(), strict=True):
             if step == 1:
                 matrices.append(None)
             elif step > 1:
-                matrices.append(profile_matrix(n, step, profile_sigma(step)))
+                # the scan has a profile of its own: only what the target's is wider by
+                width = (
+                    profile_sigma(step) if self.thickness is None else math.sqrt(max(0.0, step**2 - thick**2)) / FWHM
+                )
+                matrices.append(profile_matrix(n, step, width))
             else:
                 matrices.append(spline_matrix(n, size, step))
-        blurs = self._gap_blurs(spacing, steps, sizes, source)
-        moved = apply_per_axis(apply_per_axis(image.as_tensor().float(), matrices), blurs)
+        moved = apply_per_axis(image.as_tensor().float(), matrices)
         affine = torch.as_tensor(grid_affine(image.affine, steps))
         return like_image(moved, image, affine)
 
-    def _gap_blurs(self, spacing: np.ndarray, steps: np.ndarray, sizes: list[int], source: str) -> list[Any]:
-        """Per axis the blur that makes a profile thinner than the spacing as wide as it."""
+    def _thickness(self, spacing: np.ndarray, steps: np.ndarray, source: str) -> np.ndarray:
+        """Slice thickness per axis in units of the spacing; warns where an axis that gets finer has gaps or overlap."""
         if self.thickness is None:
-            return [None] * 3
-        thickness = np.asarray(self.thickness)
+            return np.ones(3)
+        given = np.asarray(self.thickness)
         if not self.per_axis:
-            thickness = np.where(np.arange(3) == spacing.argmax(), thickness, spacing)
-        blurs: list[np.ndarray | None] = []
-        for size, step, edge, thick in zip(sizes, steps, spacing, thickness, strict=True):
-            if thick > edge * (1 + SAME):
-                logger.warning(
-                    "%s: slices of %.3g mm overlap at %.3g mm spacing; the blur beyond the spacing stays",
-                    source, thick, edge,
-                )  # fmt: skip
-            missing = edge**2 - thick**2
-            if step >= 1 or missing <= SAME * edge**2:
-                blurs.append(None)
-                continue
-            sigma = math.sqrt(missing) / FWHM / (edge * step)
-            distance = np.arange(size)[:, None] - np.arange(size)
-            kernel = np.exp(-0.5 * (distance / sigma) ** 2)
-            blurs.append(kernel / kernel.sum(axis=1, keepdims=True))
-        return blurs
+            given = np.where(np.arange(3) == spacing.argmax(), given, spacing)
+        share = given / spacing
+        for axis in np.flatnonzero((steps < 1) & (np.abs(share - 1) > SAME)):
+            logger.warning(
+                "%s: slices of %.3g mm at %.3g mm spacing; weights trained with --slice_thickness %.2g suit them better",
+                source, given[axis], spacing[axis], share[axis],
+            )  # fmt: skip
+        return share
 
     @staticmethod
     def _warn(factors: np.ndarray, source: str) -> None:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's command line: what it measures and writes, never how fast."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+
+from tools import benchmark
+from tools.benchmark.compare import Comparison, in_turn, seconds_text
+
+SMALL = "--edge", 20, "--layers", 2, "--filters", 4, "--volume", "[40,36,32]", "--repeats", 1
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Run the program with the given words after its name."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["benchmark", *map(str, words)])
+        benchmark.main()
+
+    return run
+
+
+def test_sr3d_writes_a_table_of_finite_ratios(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark.sr3d, "BATCHES", 1)
+    path = tmp_path / "sr3d.md"
+    command("sr3d", *SMALL, "--markdown", path)
+    text = path.read_text()
+    assert text in capsys.readouterr().out
+    assert text.startswith("## sr3d: 2 layers of 4 filters, inference on 20^3 voxels\n")
+    assert f"{torch.get_num_threads()} threads" in text and f"torch {torch.__version__}" in text
+    header, _, *rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"
+    ]
+    assert header == ["what", "ours", "other", "ratio", "target", "met"]
+    told = ["bare convolution", "SlidingWindowInferer", "40x36x32 voxels by 2x2x2", "8 training patches of 25^3"]
+    assert len(rows) == 4 and all(words in row[0] for words, row in zip(told, rows, strict=True))
+    assert [row[4] for row in rows] == ["at least 0.90", "at least 2.50", "at most 3 %", "at most 5 %"]
+    for _, ours, other, ratio, _, met in rows:
+        numbers = [float(cell.split()[0]) for cell in (ours, other, ratio)]
+        assert all(math.isfinite(n) and n > 0 for n in numbers) and met in ("yes", "no")
+    found = re.search(r"largest difference .*? ([\d.e-]+) of the .* degraded by up to ([\d.e-]+)\.", text)
+    difference, change = map(float, found.groups())  # the same work as scipy's
+    assert difference < 1e-3 and change > 20 * difference
+
+
+def test_jobs_run_in_turn():
+    calls = []
+    best = in_turn([lambda: calls.append("a"), lambda: calls.append("b")], 2, torch.device("cpu"))
+    assert calls == list("ababab") and len(best) == 2 and min(best) >= 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bounds", "cells"),
+    [
+        (0.904, {"least": 0.9}, ["0.90", "at least 0.90", "yes"]),
+        (2.4, {"least": 2.5}, ["2.40", "at least 2.50", "no"]),
+        (0.0123, {"most": 0.03}, ["1.23 %", "at most 3 %", "yes"]),
+        (0.06, {"most": 0.05}, ["6.00 %", "at most 5 %", "no"]),
+    ],
+)
+def test_a_row_tells_whether_the_target_is_met(ratio, bounds, cells):
+    assert Comparison("it", "1 s", "2 s", ratio, **bounds).row() == ["it", "1 s", "2 s", *cells]
+
+
+def test_times_are_told_with_their_unit():
+    assert [seconds_text(s) for s in (12.345, 1.0, 0.0456)] == ["12.3 s", "1 s", "45.6 ms"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--volume", "[16,18]"), "volume must be three sizes"),
+        (("--edge", "large"), "edge must be a whole number"),
+        (("--repeats", "0"), "repeats must be a whole number"),
+        (("--device", "toaster"), "device toaster cannot be used"),
+    ],
+)
+def test_wrong_values_are_told_in_one_line(command, words, message):
+    with pytest.raises(SystemExit) as caught:
+        command("sr3d", *words)
+    assert str(caught.value).startswith("error: ") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
