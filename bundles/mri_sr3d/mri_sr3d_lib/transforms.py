@@ -18,7 +18,6 @@ from common.images import like_image
 from common.inputs import InputError
 from common.settings import triple, value
 from common.transforms.degradation import (
-    FWHM,
     apply_per_axis,
     low_resolution_size,
     profile_matrix,
@@ -107,11 +106,9 @@ class ToTargetGridd(MapTransform):
             if step == 1:
                 matrices.append(None)
             elif step > 1:
-                # the scan has a profile of its own: only what the target's is wider by
-                width = (
-                    profile_sigma(step) if self.thickness is None else math.sqrt(max(0.0, step**2 - thick**2)) / FWHM
-                )
-                matrices.append(profile_matrix(n, step, width))
+                # the profile that the scan has already, where it is known, counts towards the target's
+                missing = math.sqrt(max(0.0, step**2 - thick**2))
+                matrices.append(profile_matrix(n, step, profile_sigma(missing)))
             else:
                 matrices.append(spline_matrix(n, size, step))
         moved = apply_per_axis(image.as_tensor().float(), matrices)
@@ -119,16 +116,19 @@ class ToTargetGridd(MapTransform):
         return like_image(moved, image, affine)
 
     def _thickness(self, spacing: np.ndarray, steps: np.ndarray, source: str) -> np.ndarray:
-        """Slice thickness per axis in units of the spacing; warns where an axis that gets finer has gaps or overlap."""
+        """Slice thickness per axis in units of the spacing, 0 where it is not given.
+
+        Warns where an axis that gets finer has gaps or overlap.
+        """
         if self.thickness is None:
-            return np.ones(3)
+            return np.zeros(3)
         given = np.asarray(self.thickness)
         if not self.per_axis:
             given = np.where(np.arange(3) == spacing.argmax(), given, spacing)
         share = given / spacing
         for axis in np.flatnonzero((steps < 1) & (np.abs(share - 1) > SAME)):
             logger.warning(
-                "%s: slices of %.3g mm at %.3g mm spacing; weights trained with --slice_thickness %.2g suit them better",
+                "%s: slices of %.3g mm at %.3g mm spacing; weights trained with --slice_thickness %.2g fit them",
                 source, given[axis], spacing[axis], share[axis],
             )  # fmt: skip
         return share

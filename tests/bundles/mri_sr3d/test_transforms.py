@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
 from common.inputs import InputError
+from common.transforms.degradation import FWHM
 from common.transforms.geometry import spacing_of
 from mri_sr3d_lib.transforms import ToTargetGridd
 
@@ -211,7 +212,7 @@ def test_an_axis_that_gets_coarser_is_blurred_by_what_its_own_profile_lacks():
     plain, thick, whole = (move(image, **keys, slice_thickness=t)[0, :, 4, 7] for t in (None, "[1.5,1,3]", "[2,1,3]"))
     index = torch.arange(image.shape[1]).double()
     centres = (torch.arange(len(thick)) + 0.5) * 2 - 0.5
-    sigma = math.sqrt(2**2 - 1.5**2) / 2.3548
+    sigma = math.sqrt(2**2 - 1.5**2) / FWHM
     weights = torch.exp(-0.5 * ((index - centres[:, None]) / sigma) ** 2)
     expected = (weights / weights.sum(1, keepdim=True)) @ move(image, spacing="[1,1,1]")[0, :, 4, 7].double()
     torch.testing.assert_close(thick.as_tensor().double(), expected, atol=1e-4, rtol=1e-4)
