@@ -112,7 +112,7 @@ def test_first_weights_of_own_data_become_the_bundles_and_better_ones_replace_th
         == torch.load(tmp_path / "runs" / "short-1" / "best.pt", weights_only=True).keys()
     )
     first = digest(model)
-    keys = {"from_scratch": "false", "budgets::short::learning_rate": 0.002}
+    keys = {"from_scratch": "false", "budgets::short::fine_tuning_rate": 0.002}
     run("train", **small(brains, tmp_path, **keys))
     assert digest(model) != first
     assert digest(tmp_path / "runs" / "short-2" / "replaced.pt") == first
