@@ -5,17 +5,20 @@ from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWei
 from .panels import Panels, tensorboard_folder
 from .progress import ClipGradients, EpochBar, EpochSamples
 from .scores import ScoreTable
+from .terms import KeepInOutput, TermsTable
 
 __all__ = [
     "BestWeights",
     "ClipGradients",
     "EpochBar",
     "EpochSamples",
+    "KeepInOutput",
     "Panels",
     "PromoteWeights",
     "RunCheckpoint",
     "ScoreTable",
     "StartingWeights",
+    "TermsTable",
     "shared",
     "tensorboard_folder",
 ]

@@ -31,15 +31,22 @@ class ScoreTable:
         baseline: name of the trivial method whose metrics are called ``baseline_<metric>``.
         units: text behind a metric's numbers, such as ``{"psnr": "dB"}``, by the first part of the metric's name.
         table: print all lines with mean and standard deviation after each epoch, and write ``scores.md``.
+        others: further methods that stand in the table, whose metrics are called ``<method>_<metric>``.
     """
 
     def __init__(
-        self, folder: str | Path, baseline: str, units: dict[str, str] | None = None, table: bool = False
+        self,
+        folder: str | Path,
+        baseline: str,
+        units: dict[str, str] | None = None,
+        table: bool = False,
+        others: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.baseline = baseline
         self.units = units or {}
         self.table = table
+        self.others = tuple(others)
         self._labels: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -93,10 +100,10 @@ class ScoreTable:
     def text(self, rows: Sequence[dict[str, str]]) -> str:
         """Markdown table: a line per case and setting, then mean and standard deviation per setting."""
         names = [name for name in rows[0] if name not in ("epoch", "case", "setting", "loss")]
-        names = [name for name in names if not name.startswith(BASELINE)]
+        names = [name for name in names if not name.startswith((BASELINE, *(f"{other}_" for other in self.others)))]
         header = ["case", "setting"]
         for name in names:
-            header += [f"{name} {self.baseline}", f"{name} network"]
+            header += [f"{name} {method}" for method in (self.baseline, *self.others, "network")]
         body = [[row["case"], row["setting"], *self._cells([row], names)] for row in rows]
         for setting in dict.fromkeys(row["setting"] for row in rows):
             group = [row for row in rows if row["setting"] == setting]
@@ -104,9 +111,9 @@ class ScoreTable:
                 body.append([f"mean ± sd of {len(group)}", setting, *self._cells(group, names)])
         return markdown_table(header, body)
 
-    @staticmethod
-    def _cells(group: Sequence[dict[str, str]], names: Sequence[str]) -> list[str]:
-        keys = [key for name in names for key in (BASELINE + name, name)]
+    def _cells(self, group: Sequence[dict[str, str]], names: Sequence[str]) -> list[str]:
+        prefixes = (BASELINE, *(f"{other}_" for other in self.others), "")
+        keys = [prefix + name for name in names for prefix in prefixes]
         return [mean_and_sd([float(row[key]) for row in group], 2 if "psnr" in key else 4) for key in keys]
 
     def summary(self, epoch: int, metrics: Sequence[str]) -> str:
