@@ -31,7 +31,7 @@ class ScoreTable:
         baseline: name of the trivial method whose metrics are called ``baseline_<metric>``.
         units: text behind a metric's numbers, such as ``{"psnr": "dB"}``, by the first part of the metric's name.
         table: print all lines with mean and standard deviation after each epoch, and write ``scores.md``.
-        others: further methods that stand in the table, whose metrics are called ``<method>_<metric>``.
+        others: further methods whose metrics are called ``<method>_<metric>``; the table then has a line per method.
     """
 
     def __init__(
@@ -98,22 +98,31 @@ class ScoreTable:
             return [row for row in csv.DictReader(file) if epoch is None or row["epoch"] == str(epoch)]
 
     def text(self, rows: Sequence[dict[str, str]]) -> str:
-        """Markdown table: a line per case and setting, then mean and standard deviation per setting."""
+        """Markdown table: a line per case and setting, then mean and standard deviation per setting.
+
+        With further methods a line is one method's.
+        """
         names = [name for name in rows[0] if name not in ("epoch", "case", "setting", "loss")]
         names = [name for name in names if not name.startswith((BASELINE, *(f"{other}_" for other in self.others)))]
-        header = ["case", "setting"]
-        for name in names:
-            header += [f"{name} {method}" for method in (self.baseline, *self.others, "network")]
-        body = [[row["case"], row["setting"], *self._cells([row], names)] for row in rows]
+        groups = [(row["case"], [row]) for row in rows]
         for setting in dict.fromkeys(row["setting"] for row in rows):
             group = [row for row in rows if row["setting"] == setting]
             if len(group) > 1:
-                body.append([f"mean ± sd of {len(group)}", setting, *self._cells(group, names)])
-        return markdown_table(header, body)
+                groups.append((f"mean ± sd of {len(group)}", group))
+        methods = {BASELINE: self.baseline, **{f"{other}_": other for other in self.others}, "": "network"}
+        if self.others:
+            body = [
+                [case, group[0]["setting"], method, *self._cells(group, [prefix + name for name in names])]
+                for case, group in groups
+                for prefix, method in methods.items()
+            ]
+            return markdown_table(["case", "setting", "method", *names], body)
+        header = ["case", "setting", *[f"{name} {method}" for name in names for method in methods.values()]]
+        keys = [prefix + name for name in names for prefix in methods]
+        return markdown_table(header, [[case, g[0]["setting"], *self._cells(g, keys)] for case, g in groups])
 
-    def _cells(self, group: Sequence[dict[str, str]], names: Sequence[str]) -> list[str]:
-        prefixes = (BASELINE, *(f"{other}_" for other in self.others), "")
-        keys = [prefix + name for name in names for prefix in prefixes]
+    @staticmethod
+    def _cells(group: Sequence[dict[str, str]], keys: Sequence[str]) -> list[str]:
         return [mean_and_sd([float(row[key]) for row in group], 2 if "psnr" in key else 4) for key in keys]
 
     def summary(self, epoch: int, metrics: Sequence[str]) -> str:
