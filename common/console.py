@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from common.runs import is_main_process
 
-__all__ = ["convolution_rate", "duration", "multiplications", "say", "start_lines"]
+__all__ = ["convolution_rate", "device_text", "duration", "finish_line", "multiplications", "say", "start_lines"]
 
 
 def say(text: str) -> None:
@@ -61,7 +60,7 @@ def start_lines(
     for name, text in (
         ("job", job),
         ("budget", f"{budget['name']} ({_numbers(budget)})"),
-        ("device", _device_text(device)),
+        ("device", device_text(device)),
         ("data", data),
         ("weights", weights),
         ("expected", f"about {duration(expected)}"),
@@ -91,13 +90,9 @@ def _numbers(budget: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in budget.items() if k != "name" and v is not None)
 
 
-def _device_text(device: torch.device | str) -> str:
+def device_text(device: torch.device | str) -> str:
+    """A device with the GPU's name or the CPU's threads."""
     device = torch.device(device)
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)"
-
-
-def names(items: Sequence[str], most: int = 4) -> str:
-    """A list of names, shortened."""
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

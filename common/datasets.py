@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,16 +45,14 @@ def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = No
     if folder is None:
         folder, wanted = str(sample_brains()), wanted or "t1n"
     layout = LAYOUT if wanted is None else f"{LAYOUT}, names ending in {wanted}"
-    paths = [p for p in find_scans(folder, pattern, layout) if _is_wanted(p, wanted)]
-    if not paths:
-        raise InputError(f"no file matches {pattern} under {folder}; expected {layout}")
+    paths = _wanted_scans(folder, pattern, wanted, layout)
     good, failures = check_headers(paths)
     for path, reason in failures:
         say(f"left out {path}: {reason}")
     if not good:
         raise InputError(f"none of the {len(paths)} files under {folder} can be used; the lines above name the reasons")
     names = value(guides) or []
-    root = Path(folder)
+    root = Path(os.path.normpath(os.path.expanduser(folder)))
     return [{"image": p, "guide": guide_paths(p, names, wanted), "subject": _subject(p, root)} for p in good]
 
 
@@ -85,9 +84,7 @@ def inference_entries(
     """
     folder = optional(dataset_dir) or sample()
     wanted = optional(sequence)
-    paths = [p for p in find_scans(folder, pattern, LAYOUT) if _is_wanted(p, wanted)]
-    if not paths:
-        raise InputError(f"no file matches {pattern} under {folder}; expected {LAYOUT}")
+    paths = _wanted_scans(folder, pattern, wanted, LAYOUT)
     entries, failures = [], []
     good, refused = check_headers(paths)
     for path in good:
@@ -96,6 +93,17 @@ def inference_entries(
         except InputError as error:
             failures.append((path, error.reason))
     return {"entries": entries, "failures": [*refused, *failures]}
+
+
+def _wanted_scans(folder: str, pattern: str, sequence: str | None, layout: str) -> list[str]:
+    """Images below a folder without label maps and other sequences; one named file is taken whatever its name."""
+    found = find_scans(folder, pattern, layout)
+    if os.path.isfile(os.path.expanduser(folder)):
+        return found
+    paths = [p for p in found if _is_wanted(p, sequence)]
+    if not paths:
+        raise InputError(f"no file matches {pattern} under {folder}; expected {layout}")
+    return paths
 
 
 def _is_wanted(path: str, sequence: str | None) -> bool:
@@ -131,6 +139,7 @@ def guide_paths(image: str, guides: Sequence[str], sequence: str | None = None) 
 def _subject(path: str, root: Path) -> str:
     """The first folder below the root, or the name itself where files lie flat."""
     inner = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(Path(path).name)
+    inner = inner if inner.parts else Path(root.name)
     if len(inner.parts) > 1:
         return inner.parts[0]
     match = re.match(r"sub-[^_]+", inner.name)  # BIDS

@@ -8,12 +8,17 @@ import os
 import torch
 import torch.distributed as dist
 
-__all__ = ["device", "start", "stop"]
+__all__ = ["device", "device_ids", "start", "stop"]
 
 
 def device() -> torch.device:
     """This process's device: the GPU of its local rank, or the CPU."""
     return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu")
+
+
+def device_ids(device: torch.device | str) -> list[torch.device] | None:
+    """``DistributedDataParallel``'s argument of that name for a device that the configuration may give as text."""
+    return [torch.device(device)] if torch.device(device).type == "cuda" else None
 
 
 def start() -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,19 @@ def command_line_overrides(arguments: list[str] | None = None) -> dict[str, str]
     """Keys given on the command line of ``python -m monai.bundle run``, folders cut to their last part."""
     arguments = sys.argv[1:] if arguments is None else arguments
     keys: dict[str, str] = {}
-    for i, argument in enumerate(arguments):
-        match = re.fullmatch(r"--([\w:#+]+?)(?:=(.*))?", argument)
+    for argument, following in pairwise([*arguments, "--"]):
+        match = re.fullmatch(r"--([\w:#+-]+?)(?:=(.*))?", argument, flags=re.DOTALL)
         if match:
-            text = match[2] if match[2] is not None else (arguments[i + 1] if i + 1 < len(arguments) else "")
-            keys[match[1]] = re.sub(r"[^\s'\",\[\]=]*[/\\]", "", text)
+            alone = "true" if following.startswith("--") else following
+            keys[match[1].replace("-", "_")] = _without_folders(alone if match[2] is None else match[2])
     return keys
+
+
+def _without_folders(text: str) -> str:
+    """Cuts a path, or each quoted path of a list, to its last part."""
+    if re.search(r"['\"\[\]]", text):
+        return re.sub(r"[^'\",\[\]=]*[/\\]", "", text)
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 def describe(bundle_root: str, weights: str | None, **more: Any) -> dict[str, Any]:

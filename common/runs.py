@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path
     folder: list[Path | InputError | None] = [None]
     if is_main_process():
         try:
-            folder[0] = _choose(Path(output_dir), optional(run_name), boolean(resume), prefix)
+            folder[0] = _choose(Path(output_dir).expanduser(), optional(run_name), boolean(resume), prefix)
         except InputError as error:
             folder[0] = error
     if dist.is_available() and dist.is_initialized():
@@ -48,7 +49,7 @@ def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path
 
 def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
     numbered = {
-        int(p.name.rsplit("-", 1)[1]): p for p in root.glob(f"{prefix}-*") if p.name.rsplit("-", 1)[1].isdigit()
+        int(match[1]): p for p in root.glob("*") if (match := re.fullmatch(rf"{re.escape(prefix)}-(\d+)", p.name))
     }
     if resume:
         resumable = [p for _, p in sorted(numbered.items()) if (p / "last.pt").is_file()]

@@ -35,12 +35,12 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
         InputError: the result would lie on the input.
     """
     parent = Path(source).resolve().parent
-    base = Path(root).resolve() if root else parent
+    base = Path(root).expanduser().resolve() if root else parent
     base = base if base.is_dir() else base.parent
     inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
-    target = Path(output_dir) / inner / f"{stem_of(source)}_{postfix}.nii.gz"
+    target = Path(output_dir).expanduser() / inner / f"{stem_of(source)}_{postfix}.nii.gz"
     if target.resolve() == Path(source).resolve():
-        raise InputError(f"{source}: the result would overwrite it; choose another --output_dir")
+        raise InputError("the result would overwrite it; choose another --output_dir", source)
     return target
 
 
@@ -59,7 +59,8 @@ class SaveRestoredd(SaveImaged):
         description: text for the NIfTI field ``descrip``, at most 79 characters.
 
     Raises:
-        InputError: int16 wanted for values outside its range.
+        InputError: int16 wanted for values outside its range; the result would overwrite a file that is no earlier
+            result, or that of another input of this run (``a.nii`` beside ``a.nii.gz``).
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class SaveRestoredd(SaveImaged):
         self.root = root
         self.integers = integers
         self.description = description
+        self._sources: dict[Path, str] = {}  # results written so far, and of what
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -86,28 +88,37 @@ class SaveRestoredd(SaveImaged):
             image = out[key]
             source = str(image.meta["filename_or_obj"])
             target = result_path(source, self.output_dir, postfix, self.root)
+            self._check_free(target, source)
             target.parent.mkdir(parents=True, exist_ok=True)
             array = image.as_tensor().detach().cpu().float().numpy()[0]
             partial = target.with_name("." + target.name)  # a killed run leaves no half file under the result's name
             nib.save(self._image(array, image, source), partial)
-            os.replace(partial, target)
             provenance.write(target, self.facts, source)
+            os.replace(partial, target)
+            self._sources[target] = source
             print(f"saved {target}", flush=True)
         return out
+
+    def _check_free(self, target: Path, source: str) -> None:
+        before = self._sources.get(target, source)
+        if before != source:
+            raise InputError(f"its result would overwrite that of {before}; rename one of them", source)
+        if target.exists() and not Path(f"{target}{provenance.SUFFIX}").exists():
+            raise InputError(f"{target} is there and is no earlier result; choose another --output_dir", source)
 
     def _image(self, array: np.ndarray, image: Any, source: str) -> nib.Nifti1Image:
         if self.integers:
             array = np.rint(array)
             if array.min() < -32768 or array.max() > 32767:
-                raise InputError(f"{source}: values {array.min():g} to {array.max():g} do not fit int16; save float32")
+                raise InputError(f"values {array.min():g} to {array.max():g} do not fit int16; save float32", source)
             array = array.astype(np.int16)
         affine = np.asarray(image.affine, dtype=np.float64)
         nifti = nib.Nifti1Image(array, affine)
         meta = image.meta
-        for name, setter in (("qform_code", nifti.set_qform), ("sform_code", nifti.set_sform)):
-            code = int(np.asarray(meta.get(name, 1)).flat[0])
-            # at least one code must be valid for readers to use the affine at all
-            setter(affine, code=code if code > 0 or name == "qform_code" else 1)
+        qform, sform = (int(np.asarray(meta.get(name, 1)).flat[0]) for name in ("qform_code", "sform_code"))
+        nifti.set_qform(affine, code=qform)
+        # at least one code must be valid for readers to use the affine at all
+        nifti.set_sform(affine, code=sform if qform > 0 else max(sform, 1))
         nifti.header.set_xyzt_units("mm")
         nifti.header["descrip"] = self.description.encode()[:79]
         return nifti

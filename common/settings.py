@@ -61,7 +61,7 @@ def triple(given: Any, name: str) -> tuple[float, float, float] | None:
     if plain is None:
         return None
     numbers = tuple(plain) if isinstance(plain, list | tuple) else (plain,) * 3
-    if len(numbers) != 3 or not all(isinstance(n, int | float) and 0 < n < float("inf") for n in numbers):
+    if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n < float("inf") for n in numbers):
         raise InputError(f"{name} must be one or three positive numbers, such as [1,1,2]; got {given!r}")
     return tuple(float(n) for n in numbers)
 

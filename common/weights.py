@@ -19,9 +19,13 @@ __all__ = ["bare", "file_hash", "fits", "load_checkpoint", "load_flat", "load_in
 
 def bare(network: nn.Module) -> nn.Module:
     """The network inside wrappers for several processes or for compilation."""
-    while isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        network = network.module
-    return network
+    while True:
+        if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            network = network.module
+        elif hasattr(network, "_orig_mod"):  # what torch.compile returns
+            network = network._orig_mod
+        else:
+            return network
 
 
 def file_hash(path: str | os.PathLike) -> str:

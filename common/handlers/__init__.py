@@ -3,7 +3,7 @@
 
 from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, shared
 from .panels import Panels, tensorboard_folder
-from .progress import ClipGradients, EpochBar, EpochSamples
+from .progress import ClipGradients, EpochBar, EpochLoss, EpochSamples
 from .scores import ScoreTable
 from .terms import KeepInOutput, TermsTable
 
@@ -11,6 +11,7 @@ __all__ = [
     "BestWeights",
     "ClipGradients",
     "EpochBar",
+    "EpochLoss",
     "EpochSamples",
     "KeepInOutput",
     "Panels",

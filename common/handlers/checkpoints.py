@@ -204,6 +204,9 @@ class PromoteWeights:
         if not self.allowed or any(is_sample(str(entry["image"])) for entry in self.data):
             return
         present = self._present_score()
+        if present is None:
+            say(f"{self.target} stays: it belongs to another network shape")
+            return
         if self.best.score <= present:
             say(f"{self.target} stays: it scores {present:.2f}, this run {self.best.score:.2f}")
             return
@@ -213,7 +216,8 @@ class PromoteWeights:
             save_atomically(load_flat(self.best.path), self.target)
         say(f"{self.target} now holds this run's weights ({self.best.score:.2f} against {present:.2f})")
 
-    def _present_score(self) -> float:
+    def _present_score(self) -> float | None:
+        """Key metric of the present weights; None where they do not fit this network."""
         network = bare(self.best.network)
         if not self.target.is_file():
             return float("-inf")
@@ -221,11 +225,13 @@ class PromoteWeights:
             return self.best.first
         state = load_flat(self.target)
         if not fits(state, network):
-            raise InputError(f"{self.target}: belongs to another network shape; set promote to false")
+            return None
         own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
         network.load_state_dict(state)
         self.evaluator.state.aside = True  # this run of the evaluator is no part of the training's record
-        self.evaluator.run()
-        self.evaluator.state.aside = False
-        network.load_state_dict(own)
+        try:
+            self.evaluator.run()
+        finally:
+            self.evaluator.state.aside = False
+            network.load_state_dict(own)
         return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])

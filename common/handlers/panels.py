@@ -20,7 +20,9 @@ __all__ = ["Panels", "draw_panel", "tensorboard_folder"]
 
 
 def tensorboard_folder(folder: str | Path) -> str | None:
-    """TensorBoard's folder of a run, or None where it is not installed, which one line says."""
+    """TensorBoard's folder of a run; None in further processes, and where it is not installed, which one line says."""
+    if not is_main_process():
+        return None
     if importlib.util.find_spec("tensorboard") is None:
         say("TensorBoard is not installed: no log for it (pip install tensorboard)")
         return None

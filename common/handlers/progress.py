@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.metrics import Average
 from monai.engines.utils import IterationEvents
+from monai.handlers import from_engine
 
 from common.runs import is_main_process
 
@@ -14,7 +16,7 @@ try:
 except ImportError:  # the bar is a comfort
     tqdm = None
 
-__all__ = ["ClipGradients", "EpochBar", "EpochSamples"]
+__all__ = ["ClipGradients", "EpochBar", "EpochLoss", "EpochSamples"]
 
 
 class EpochSamples:
@@ -69,6 +71,19 @@ class EpochBar:
             raise error[0]
 
 
+class EpochLoss:
+    """Mean training loss of each epoch, over all processes, as the trainer's metric ``train_loss``.
+
+    ``StatsHandler`` prints it and ``TensorBoardStatsHandler`` draws it.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Follows the trainer's loss; attach before those that show it."""
+        Average(output_transform=lambda output: float(from_engine(["loss"], first=True)(output))).attach(
+            engine, "train_loss"
+        )
+
+
 class ClipGradients:
     """Adjustable gradient clipping: each gradient to ``[-bound / rate, +bound / rate]`` (Kim et al., VDSR, 2016).
 
@@ -90,5 +105,8 @@ class ClipGradients:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        scaler = getattr(engine, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()  # of the gradients in mixed precision
         for group in self.optimizer.param_groups:
-            torch.nn.utils.clip_grad_value_(group["params"], self.bound / group["lr"])
+            if group["lr"] > 0:  # else nothing moves
+                torch.nn.utils.clip_grad_value_(group["params"], scale * self.bound / group["lr"])

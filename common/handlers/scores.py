@@ -61,7 +61,7 @@ class ScoreTable:
     def __call__(self, engine: Engine) -> None:
         if getattr(engine.state, "aside", False):
             return
-        labels = string_list_all_gather(self._labels) if idist.get_world_size() > 1 else self._labels
+        labels = string_list_all_gather(self._labels, delimiter="\n") if idist.get_world_size() > 1 else self._labels
         if not is_main_process():
             return
         details = {name: values.flatten().tolist() for name, values in engine.state.metric_details.items()}

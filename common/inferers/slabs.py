@@ -129,7 +129,7 @@ class LayerSlabs:
         length = image.shape[2]
         if 2 * (length + 2) * plane <= self.memory_gb:
             return length
-        least = 4 * max(layer.radius for layer in chain)
+        least = max(1, 4 * max(layer.radius for layer in chain))
         return int(min(length, max(least, (self.memory_gb - seams) / (3 * plane))))
 
 
@@ -158,12 +158,8 @@ class ForegroundInferer(Inferer):
         """Prediction ``(B, 1, H, W[, D])`` for ``inputs`` ``(B, C, H, W[, D])`` scaled to background 0."""
         network = bare(network)
         image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        with torch.inference_mode():
-            result = torch.cat([self._one(case[None], network) for case in image])
-        result = result.clone()  # out of inference mode: a normal tensor
-        if hasattr(inputs, "meta"):
-            result = type(inputs)(result, meta=dict(inputs.meta))
-        return result
+        with torch.no_grad():
+            return torch.cat([self._one(case[None], network) for case in image])
 
     def box(self, image: torch.Tensor) -> list[slice]:
         """The foreground's bounding box in channel 0 of an image ``(B, C, H, W[, D])``."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from common.inputs import InputError
 from common.transforms.degradation import profile_sigma, round_trip_matrix
 from common.transforms.intensity import foreground_mask
 
@@ -111,7 +112,7 @@ class RandomPatches(Dataset):
             not depend on how a scan lies in its array (an addition to the papers).
 
     Raises:
-        ValueError: a patch larger than a volume.
+        InputError: a patch larger than a volume.
     """
 
     def __init__(
@@ -166,7 +167,9 @@ class RandomPatches(Dataset):
         volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
         shape = volume.shape[-3:]
         if any(n < p for n, p in zip(shape, self.patch_size, strict=True)):
-            raise ValueError(f"volume {number} with {tuple(shape)} voxels is smaller than the patch {self.patch_size}")
+            source = getattr(self.volumes[number]["image"], "meta", {}).get("filename_or_obj", f"volume {number}")
+            sizes = [" x ".join(map(str, size)) for size in (shape, self.patch_size)]
+            raise InputError(f"{sizes[0]} voxels are less than a patch of {sizes[1]}", source)
         if number not in self._centres:
             flat = torch.nonzero(foreground_mask(volume[0]).flatten()).flatten().cpu().numpy()
             self._centres[number] = flat[:: max(1, len(flat) // MAX_CENTRES)]

@@ -98,12 +98,13 @@ def apply_per_axis(image: torch.Tensor, matrices: Sequence[np.ndarray | torch.Te
     """Multiplies each of the last axes of an image by a matrix.
 
     Args:
-        image: ``(..., H, W, D)``, as many trailing spatial axes as matrices.
+        image: ``(..., H, W, D)``, as many trailing spatial axes as matrices; whole numbers become float32.
         matrices: per axis ``(new, old)``, or None to leave the axis as it is.
 
     Returns:
         Tensor with the new sizes, in the image's floating type and device.
     """
+    image = image if image.is_floating_point() else image.float()
     dims = len(matrices)
     for i, matrix in enumerate(matrices):
         if matrix is None:

@@ -12,6 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, SpatialResample
 
+from common.images import like_image
 from common.inputs import InputError
 from common.transforms.intensity import ScaleIntensityRobustd
 
@@ -95,23 +96,23 @@ class AddGuidesd(MapTransform):
             image = out[key]
             if len(paths) != self.guides:
                 name = image.meta.get("filename_or_obj", key)
-                raise InputError(f"{name}: the network takes {self.guides} guide sequence(s), given are {len(paths)}")
+                raise InputError(f"the network takes {self.guides} guide sequence(s), given are {len(paths)}", name)
             channels = [self._guide(path, image) for path in paths]
             if channels:
                 stacked = torch.cat([image.as_tensor(), *channels])
-                out[key] = MetaTensor(stacked, affine=image.affine, meta=dict(image.meta))
+                out[key] = like_image(stacked, image)
         return out
 
     def _guide(self, path: str, image: MetaTensor) -> torch.Tensor:
         guide = self.load(path)
         if guide.ndim != 4 or guide.shape[0] != 1:
-            raise InputError(f"{path}: a guide must be one 3D volume, this is {tuple(guide.shape)}")
+            raise InputError(f"a guide must be one 3D volume, this is {tuple(guide.shape)}", path)
         if not torch.isfinite(guide.as_tensor()).all():
-            raise InputError(f"{path}: the guide has NaN or infinite voxels")
+            raise InputError("the guide has NaN or infinite voxels", path)
         try:
             share = coverage(guide.affine, guide.shape[1:], image.affine, image.shape[1:])
         except np.linalg.LinAlgError as error:
-            raise InputError(f"{path}: the guide's affine cannot be inverted") from error
+            raise InputError("the guide's affine cannot be inverted", path) from error
         if share < LEAST_COVERAGE:
             source = image.meta.get("filename_or_obj", "the image")
             raise InputError(

@@ -12,16 +12,27 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 
+from common.images import like_image
+
 __all__ = ["RestoreIntensityd", "ScaleIntensityRobustd", "foreground_mask", "robust_range"]
 
 LOW, HIGH = "intensity_low", "intensity_high"  # keys in an image's meta data
 
 
 def _background(image: torch.Tensor) -> float | None:
-    """The value that at least a tenth of all voxels have exactly (skull-stripped images), or None."""
+    """The value that at least a tenth of all voxels have exactly (skull-stripped images), or None.
+
+    The top of the range is no background: there, voxels are saturated.
+    """
     values, counts = torch.unique(image.flatten()[:: max(1, image.numel() // 100_000)], return_counts=True)
     most = int(counts.argmax())
-    return float(values[most]) if counts[most] * 10 >= counts.sum() else None
+    frequent = counts[most] * 10 >= counts.sum() and (values[most] < image.max() or len(values) == 1)
+    return float(values[most]) if frequent else None
+
+
+def _plain(image: torch.Tensor) -> torch.Tensor:
+    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return image if image.is_floating_point() else image.float()
 
 
 def foreground_mask(image: torch.Tensor, share: float = 0.05) -> torch.Tensor:
@@ -35,7 +46,7 @@ def foreground_mask(image: torch.Tensor, share: float = 0.05) -> torch.Tensor:
         Boolean tensor of the image's shape: voxels other than the constant background of a masked image, or those
         above the threshold. All voxels where this would leave none.
     """
-    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    image = _plain(image)
     background = _background(image)
     if background is not None:
         mask = image != background
@@ -50,10 +61,10 @@ def robust_range(image: torch.Tensor) -> tuple[float, float]:
 
     The background level is the constant background of a masked image, else the 0.1 percentile of all voxels.
     """
-    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    image = _plain(image)
     background = _background(image)
     low = float(percentile(image, 0.1)) if background is None else background
-    high = float(percentile(image[foreground_mask(image)].float(), 99.9))
+    high = float(percentile(image[foreground_mask(image)], 99.9))
     return low, high if high > low else low + 1.0
 
 
@@ -97,6 +108,5 @@ class RestoreIntensityd(MapTransform):
         low, high = (float(np.asarray(meta[name])) for name in (LOW, HIGH))
         for key in self.key_iterator(out):
             restored = torch.as_tensor(out[key]) * (high - low) + low
-            restored = restored.as_tensor() if isinstance(restored, MetaTensor) else restored
-            out[key] = MetaTensor(restored, affine=out[self.ref_key].affine, meta=dict(meta))
+            out[key] = like_image(restored, out[self.ref_key])
         return out

@@ -105,7 +105,7 @@ class DegradedVolumes(CacheDataset):
         window = (slice(None), *self._window(volume))
         blown_up = low
         for axis, factor in enumerate(scale):
-            nearest = torch.arange(volume.shape[axis + 1], device=low.device).div(factor, rounding_mode="floor").long()
+            nearest = (torch.arange(volume.shape[axis + 1], device=low.device) + 0.5).div(factor).long()
             blown_up = blown_up.index_select(axis + 1, nearest.clamp_max(low.shape[axis + 1] - 1))
         return {
             "image": torch.cat([interpolated, volume[1:]])[window].contiguous(),

@@ -121,7 +121,8 @@ def deepen(state: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, torc
     """
     indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("layers.")})
     have = len(indices)
-    if have < 2 or have > num_layers:
+    names = {f"layers.{2 * i}.{name}" for i in range(have) for name in ("weight", "bias")}
+    if have < 2 or have > num_layers or state.keys() != names:
         raise ValueError(f"cannot grow weights of {have} layers to {num_layers}")
     last, hidden = indices[-1], indices[-2]
     weight = state[f"layers.{hidden}.weight"]

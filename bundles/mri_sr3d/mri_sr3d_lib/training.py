@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from common.console import convolution_rate, multiplications
+from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
+from common.weights import bare
 
 from .data import DegradedVolumes, setting_name
 from .networks import deepen
 
-__all__ = ["data_text", "expected_seconds", "grow", "parameter_groups"]
+__all__ = ["announce", "announce_evaluation", "expected_seconds", "grow", "parameter_groups"]
 
 BACKWARD = 3.0  # a training step costs about three forward passes
 
@@ -54,10 +56,45 @@ def expected_seconds(
         validations: validations in all.
     """
     voxels = BACKWARD * patches * patch_voxels + validations * held_out.voxels()
-    return multiplications(network) * voxels / convolution_rate(device)
+    return multiplications(bare(network)) * voxels / convolution_rate(device)
 
 
-def data_text(train: Any, held_out: DegradedVolumes, patches: int) -> str:
-    """Counts of the data for the lines at the start."""
+def announce(
+    budget: dict[str, Any],
+    network: nn.Module,
+    device: Any,
+    train: Sequence,
+    patches: int,
+    held_out: DegradedVolumes,
+    val_interval: int,
+    weights: str,
+    folder: Any,
+) -> None:
+    """Says before training what is going to happen.
+
+    Args:
+        budget: chosen numbers, with "epochs" and "patch_size".
+        network, device: what is trained, and where.
+        train: training volumes.
+        patches: patches per epoch.
+        held_out: validation items.
+        val_interval: epochs between validations.
+        weights: where the starting weights come from.
+        folder: the run's folder.
+    """
+    epochs = budget["epochs"]
+    voxels = int(np.prod(np.broadcast_to(budget["patch_size"], 3)))
+    seconds = expected_seconds(network, device, patches * epochs, voxels, held_out, epochs // val_interval + 1)
+    data = f"{len(train)} training volumes, {patches} patches per epoch; {_held_out_text(held_out)}"
+    start_lines("training", budget, device, data, weights, seconds, folder)
+
+
+def announce_evaluation(network: nn.Module, device: Any, held_out: DegradedVolumes, weights: str) -> None:
+    """Says before an evaluation what is going to happen, and how long it will take."""
+    seconds = expected_seconds(network, device, 0, 0, held_out, 1)
+    say(f"evaluating {weights} on {_held_out_text(held_out)}; about {duration(seconds)} on {device_text(device)}")
+
+
+def _held_out_text(held_out: DegradedVolumes) -> str:
     settings = ", ".join(setting_name(scale) for scale in held_out.scales)
-    return f"{len(train)} training volumes, {patches} patches per epoch; {len(held_out.data)} held out, at {settings}"
+    return f"{len(held_out.data)} held-out volume(s) at {settings}"

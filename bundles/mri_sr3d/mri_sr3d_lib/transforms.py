@@ -14,6 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from common.images import like_image
 from common.inputs import InputError
 from common.settings import triple
 from common.transforms.degradation import (
@@ -109,7 +110,7 @@ class ToTargetGridd(MapTransform):
         blurs = self._gap_blurs(spacing, steps, sizes, source)
         moved = apply_per_axis(apply_per_axis(image.as_tensor().float(), matrices), blurs)
         affine = torch.as_tensor(grid_affine(image.affine, steps))
-        return MetaTensor(moved, affine=affine, meta={**image.meta, "affine": affine})
+        return like_image(moved, image, affine)
 
     def _gap_blurs(self, spacing: np.ndarray, steps: np.ndarray, sizes: list[int], source: str) -> list[Any]:
         """Per axis the blur that makes a profile thinner than the spacing as wide as it."""

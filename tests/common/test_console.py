@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines at the terminal say what a person wants to know."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from common import console
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "1 s"), (39.6, "40 s"), (89, "89 s"), (90, "2 min"), (400, "7 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
+)  # fmt: skip
+def test_durations_read_as_spoken(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def test_multiplications_per_voxel_are_the_convolutions_weights():
+    network = nn.Sequential(nn.Conv3d(2, 5, 3), nn.ReLU(), nn.Conv3d(5, 1, (1, 3, 5), bias=False))
+    assert console.multiplications(network) == 2 * 5 * 27 + 5 * 15
+    assert console.multiplications(nn.Conv2d(3, 4, 7)) == 3 * 4 * 49
+
+
+def test_the_convolution_rate_foretells_a_convolutions_time():
+    rate = console.convolution_rate("cpu", edge=16, filters=32)
+    layer, image = nn.Conv3d(32, 32, 3, padding=1), torch.zeros(1, 32, 24, 24, 24)
+    with torch.inference_mode():
+        layer(image)
+        start = time.perf_counter()
+        layer(image)
+        spent = time.perf_counter() - start
+    assert 0.02 < 27 * 32 * 32 * 24**3 / rate / spent < 50  # an order of magnitude, on whatever busy machine
+
+
+def test_the_first_process_speaks_and_the_others_do_not(capsys, monkeypatch):
+    console.say("hello")
+    monkeypatch.setattr(console, "is_main_process", lambda: False)
+    console.say("echo")
+    assert capsys.readouterr().out == "hello\n"
+
+
+def test_a_run_starts_with_one_line_per_fact(capsys):
+    budget = {"name": "short", "epochs": 6, "patches": None}
+    console.start_lines("training", budget, "cpu", "3 volumes", "random initialisation", 400, "runs/short-1")
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert {key: text.strip() for key, text in lines.items()} == {
+        "job": "training",
+        "budget": "short (epochs 6)",
+        "device": f"cpu ({torch.get_num_threads()} threads)",
+        "data": "3 volumes",
+        "weights": "random initialisation",
+        "expected": "about 7 min",
+        "run": "runs/short-1",
+    }
+
+
+def test_a_gpu_is_called_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Big GPU")
+    assert console.device_text("cuda:1") == "cuda:1 (Big GPU)"
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(0, "the starting weights"), (4, "epoch 4")])
+@pytest.mark.parametrize("log", [None, "runs/1/tensorboard"])
+def test_a_run_ends_with_one_line(capsys, epoch, kept, log):
+    best = SimpleNamespace(epoch=epoch, path="runs/1/best.pt")
+    console.finish_line("gain +1 dB", best, "runs/1/scores.csv", log, "runs/1")
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.startswith(f"summary: gain +1 dB; weights runs/1/best.pt (of {kept}), metrics runs/1/scores.csv")
+    assert ("TensorBoard log runs/1/tensorboard" in out) == (log is not None)

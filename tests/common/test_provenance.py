@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A result says where it comes from, and nothing about the machine it was made on."""
+
+import json
+import sys
+
+import pytest
+
+from common.provenance import SUFFIX, command_line_overrides, describe, write
+from common.weights import file_hash
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["--scale", "[2,2,2]"], {"scale": "[2,2,2]"}),
+        (["--scale=2"], {"scale": "2"}),
+        (["--seed", "-1"], {"seed": "-1"}),
+        (["--validate::dataset::crop", "48"], {"validate::dataset::crop": "48"}),
+        (["--network_def#num_layers", "10"], {"network_def#num_layers": "10"}),
+        (["--amp", "--seed", "3"], {"amp": "true", "seed": "3"}),
+        (["--integers"], {"integers": "true"}),
+        (["--run-name", "x"], {"run_name": "x"}),
+        (["run", "training", "config.json"], {}),
+        ([], {}),
+    ],
+)
+def test_keys_of_the_command_line_are_kept(arguments, kept):
+    assert command_line_overrides(arguments) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("/home/jane/scans/a.nii.gz", "a.nii.gz"),
+        ("/home/jane/scans/", "scans"),
+        ("/home/jane doe/my scans", "my scans"),
+        (r"C:\Users\Jane Doe\scan.nii", "scan.nii"),
+        ("../a.nii", "a.nii"),
+        ("['/home/jane doe/a.json','/home/jane/b.json']", "['a.json','b.json']"),
+        ("[/home/jane/a.json,/home/jane/b.json]", "[a.json,b.json]"),
+        ("t1n", "t1n"),
+    ],
+)
+def test_folders_are_cut_to_their_last_part(text, kept):
+    for arguments in (["--key", text], [f"--key={text}"]):
+        assert command_line_overrides(arguments) == {"key": kept}
+
+
+def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a bundle", "version": "1.2.3"}')
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    monkeypatch.setattr(sys, "argv", ["monai", "--dataset_dir", "/home/jane/scans", "--scale", "2"])
+    facts = describe(str(tmp_path), str(tmp_path / "model.pt"), device="cpu")
+    path = write(tmp_path / "a_sr.nii.gz", facts, "/home/jane/scans/a.nii.gz")
+    assert path.name == "a_sr.nii.gz" + SUFFIX
+    text = path.read_text()
+    assert json.loads(text) == {
+        "bundle": "a bundle",
+        "version": "1.2.3",
+        "weights_sha256": file_hash(tmp_path / "model.pt"),
+        "overrides": {"dataset_dir": "scans", "scale": "2"},
+        "not_for": "diagnosis",
+        "device": "cpu",
+        "input": "a.nii.gz",
+    }
+    assert "jane" not in text and str(tmp_path) not in text
+
+
+def test_without_weights_there_is_no_hash(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a", "version": "1"}')
+    assert describe(str(tmp_path), None)["weights_sha256"] is None
+    assert describe(str(tmp_path), str(tmp_path / "gone.pt"))["weights_sha256"] is None

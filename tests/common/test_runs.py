@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each run has a folder of its own, and a resumed run finds its own again."""
+
+import json
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from common import distributed
+from common.inputs import InputError
+from common.runs import is_main_process, run_folder, save_config, set_seed
+
+
+def finished(folder):
+    (folder / "last.pt").touch()
+    return folder
+
+
+def refused(*args):
+    with pytest.raises(InputError) as caught:
+        run_folder(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_runs_are_numbered_by_budget(tmp_path):
+    names = []
+    for prefix in ("sample", "sample", "short", "sample"):
+        names.append(run_folder(str(tmp_path), None, "false", prefix).name)
+    assert names == ["sample-1", "sample-2", "short-1", "sample-3"]
+    assert all((tmp_path / name).is_dir() for name in names)
+
+
+def test_numbers_count_on_from_the_highest(tmp_path):
+    for name in ("sample-2", "sample-10", "sample-old", "sample-test-99"):
+        (tmp_path / name).mkdir()
+    assert run_folder(tmp_path, None, False, "sample").name == "sample-11"
+
+
+def test_a_run_may_have_a_name(tmp_path):
+    assert run_folder(str(tmp_path / "new"), "mine", False, "sample") == tmp_path / "new" / "mine"
+    assert run_folder(tmp_path, 7, False, "sample") == tmp_path / "7"
+
+
+def test_a_finished_runs_name_is_taken(tmp_path):
+    finished(run_folder(tmp_path, "mine", False, "sample"))
+    assert "this run exists; add --resume true" in refused(tmp_path, "mine", False, "sample")
+
+
+def test_a_run_that_saved_nothing_yet_may_start_again(tmp_path):
+    assert run_folder(tmp_path, "mine", False, "s") == run_folder(tmp_path, "mine", False, "s")
+
+
+def test_the_latest_run_that_can_be_resumed_goes_on(tmp_path):
+    for number in (1, 2, 9, 10):
+        finished(run_folder(tmp_path, f"sample-{number}", False, "sample"))
+    finished(run_folder(tmp_path, "sample-test-99", False, "sample"))
+    run_folder(tmp_path, "sample-11", False, "sample")
+    assert run_folder(tmp_path, None, "true", "sample").name == "sample-10"
+    assert run_folder(tmp_path, "sample-2", True, "sample").name == "sample-2"
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    assert refused(tmp_path, None, True, "sample") == f"{tmp_path}/sample-1: nothing to resume, there is no last.pt"
+    assert "nothing to resume" in refused(tmp_path, "mine", True, "sample")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_the_users_home_can_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_folder("~/runs", None, False, "sample") == tmp_path / "runs" / "sample-1"
+
+
+def test_the_keys_of_a_run_are_kept(tmp_path):
+    save_config(tmp_path, {"epochs": 3, "device": torch.device("cpu")})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"epochs": 3, "device": "cpu"}
+
+
+def test_the_seed_decides_the_starting_weights():
+    weights = []
+    for seed in (5, "5", 6):
+        set_seed(seed)
+        weights.append(torch.nn.Linear(3, 4).weight.detach().clone())
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """A group of one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, text in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(text))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    distributed.start()
+    yield
+    distributed.stop()
+
+
+def test_processes_in_a_group_agree_on_the_folder(tmp_path, group):
+    assert dist.is_initialized() and is_main_process()
+    distributed.start()  # joins once
+    assert run_folder(tmp_path, None, False, "sample") == tmp_path / "sample-1"
+    assert "nothing to resume" in refused(tmp_path, "mine", True, "sample")
+    assert distributed.device() == torch.device("cpu")
+    distributed.stop()
+    distributed.stop()
+    assert not dist.is_initialized() and is_main_process()
