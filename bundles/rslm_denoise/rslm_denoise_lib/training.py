@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from common.console import convolution_rate, multiplications
+from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
 from common.inputs import InputError
 from common.savers import stem_of
 from common.settings import triple, value
+from common.weights import bare
 
 from .data import NoisyVolumes
 
-__all__ = ["check_patches", "data_text", "expected_seconds", "objective", "patch_shape"]
+__all__ = ["announce", "announce_evaluation", "check_patches", "expected_seconds", "objective", "patch_shape"]
 
 STEP = 4.0  # a generator step costs about four forward passes
 LEAST_EDGE = 4  # three scales of MS-SSIM, and three strides of the critic
@@ -66,7 +68,8 @@ def check_patches(volumes: Sequence[dict[str, Any]], patch: Sequence[int]) -> No
 def expected_seconds(
     network: nn.Module,
     device: Any,
-    batch: dict[str, int],
+    patches: int,
+    patch_voxels: int,
     trainer: Any,
     held_out: NoisyVolumes,
     validations: int,
@@ -76,7 +79,8 @@ def expected_seconds(
     Args:
         network: the generator.
         device: where.
-        batch: "patches" per epoch and "voxels" of a patch.
+        patches: training patches per epoch.
+        patch_voxels: voxels of a patch.
         trainer: the ``AdversarialTrainer``, or None for an evaluation.
         held_out: what is validated each time.
         validations: validations in all.
@@ -87,11 +91,48 @@ def expected_seconds(
         playing = (critics + STEP * generators) / (critics + generators)
         cost = {"generator": STEP, "discriminator": 1.0, "both": playing}
         for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
-            voxels += cost[trainer.stage(epoch)] * batch["patches"] * batch["voxels"]
-    return multiplications(network) * voxels / convolution_rate(device, filters=32)
+            voxels += cost[trainer.stage(epoch)] * patches * patch_voxels
+    return multiplications(bare(network)) * voxels / convolution_rate(device, filters=32)
 
 
-def data_text(train: Any, held_out: NoisyVolumes, patches: int) -> str:
-    """Counts of the data for the lines at the start."""
+def announce(
+    budget: dict[str, Any],
+    network: nn.Module,
+    device: Any,
+    train: Sequence,
+    patches: int,
+    trainer: Any,
+    held_out: NoisyVolumes,
+    val_interval: int,
+    weights: str,
+    folder: Any,
+) -> None:
+    """Says before training what is going to happen.
+
+    Args:
+        budget: chosen numbers, with "epochs" and "patch_size".
+        network, device: what is trained, and where.
+        train: training volumes.
+        patches: patches per epoch.
+        trainer: the ``AdversarialTrainer``.
+        held_out: validation items.
+        val_interval: epochs between validations.
+        weights: where the starting weights come from.
+        folder: the run's folder.
+    """
+    validations = budget["epochs"] // val_interval + 1
+    voxels = math.prod(budget["patch_size"])
+    seconds = expected_seconds(network, device, patches, voxels, trainer, held_out, validations)
+    data = f"{len(train)} training volumes, {patches} patches per epoch; {_held_out_text(held_out)}"
+    start_lines("training", budget, device, data, weights, seconds, folder)
+
+
+def announce_evaluation(network: nn.Module, device: Any, held_out: NoisyVolumes, weights: str) -> None:
+    """Says before an evaluation what is going to happen, and how long the network will take."""
+    seconds = expected_seconds(network, device, 0, 0, None, held_out, 1)
+    say(f"evaluating {weights} on {_held_out_text(held_out)}; about {duration(seconds)} on {device_text(device)}")
+
+
+def _held_out_text(held_out: NoisyVolumes) -> str:
     levels = ", ".join(f"{level:g} %" for level in held_out.levels)
-    return f"{len(train)} training volumes, {patches} patches per epoch; {len(held_out.data)} held out, noise {levels}"
+    return f"{len(held_out.data)} held-out volume(s), noise {levels}"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from common.console import say
+from common.images import like_image
 from common.transforms.intensity import HIGH, LOW, foreground_mask
 
 from .noise import estimate_level
@@ -33,7 +33,7 @@ class AddForegroundd(MapTransform):
         for key in self.key_iterator(out):
             image = out[key]
             joined = torch.cat([image.as_tensor(), foreground_mask(image).as_subclass(torch.Tensor).to(image.dtype)])
-            out[key] = MetaTensor(joined, meta=dict(image.meta))
+            out[key] = like_image(joined, image)
         return out
 
 
@@ -83,5 +83,5 @@ class AddResiduald(MapTransform):
         low, high = (float(np.asarray(scan.meta[name])) for name in (LOW, HIGH))
         for key in self.key_iterator(out):
             difference = (torch.as_tensor(scan) - torch.as_tensor(out[key])).as_subclass(torch.Tensor)
-            out["residual"] = MetaTensor(difference * (high - low), meta=dict(scan.meta))
+            out["residual"] = like_image(difference * (high - low), scan)
         return out
