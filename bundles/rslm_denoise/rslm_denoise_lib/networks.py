@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-__all__ = ["Critic", "Generator", "widen"]
+__all__ = ["Critic", "Generator", "grow"]
 
 STAGES = ((3, 3, 1), 5, 5, 5, 7, 7, 7, 3, (3, 3, 1))
 INITS = ("he", "identity")
@@ -82,34 +82,41 @@ class Generator(nn.Module):
         return self.layers(image)
 
 
-def widen(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights with smaller filters set into the middle of a network's larger ones: the same function, cheaper to train.
+def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
+    """Weights of a smaller generator made as deep and wide as ``network``: the same function, cheaper to train first.
+
+    Filters are set into the middle of larger ones; layers missing before the last hand on what they get, which behind a
+    ReLU changes nothing (Chen et al., "Net2Net", ICLR 2016); further filters keep the network's random weights towards
+    the input and start with zeros towards the output.
 
     Args:
         state: state dict of a ``Generator``.
-        network: ``Generator`` with as many layers and filters, and filters at least as large.
+        network: ``Generator`` with at least as many layers and filters, and filters at least as large.
 
     Returns:
         State dict for ``network``, or None where the two do not belong together.
     """
-    wide = network.state_dict()
-    if wide.keys() != state.keys():
+    large = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    given, wanted = ([key for key in part if key.endswith("weight")] for part in (state, large))
+    if not given or len(given) > len(wanted) or any(state[key].ndim != 5 for key in given):
         return None
-    result = {}
-    for key, target in wide.items():
-        small = state[key]
-        if small.shape == target.shape:
-            result[key] = small
-            continue
-        if small.ndim != target.ndim or small.shape[:2] != target.shape[:2]:
+    hidden = state[given[0]].shape[0]
+    for i, target in enumerate(wanted):
+        last = i == len(wanted) - 1
+        source = given[-1] if last else given[i] if i < len(given) - 1 else None
+        if source is None:
+            weight, bias = torch.eye(hidden).view(hidden, hidden, 1, 1, 1), torch.zeros(hidden)
+        else:
+            weight, bias = state[source], state[source.replace("weight", "bias")]
+        margins = [new - old for new, old in zip(large[target].shape, weight.shape, strict=True)]
+        if min(margins) < 0 or any(margin % 2 for margin in margins[2:]):
             return None
-        margins = [t - s for s, t in zip(small.shape[2:], target.shape[2:], strict=True)]
-        if any(margin < 0 or margin % 2 for margin in margins):
-            return None
-        inside = [slice(m // 2, m // 2 + s) for m, s in zip(margins, small.shape[2:], strict=True)]
-        result[key] = torch.zeros_like(target)
-        result[key][(slice(None), slice(None), *inside)] = small.to(target)
-    return result
+        inside = [slice(m // 2, m // 2 + n) for m, n in zip(margins[2:], weight.shape[2:], strict=True)]
+        out, into = weight.shape[:2]
+        large[target][:out] = 0
+        large[target][(slice(out), slice(into), *inside)] = weight.to(large[target])
+        large[target.replace("weight", "bias")][:out] = bias.to(large[target])
+    return large
 
 
 class Critic(nn.Module):

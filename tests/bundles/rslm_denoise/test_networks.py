@@ -9,7 +9,7 @@ from torch import nn
 
 from common.console import multiplications
 from common.inferers import ForegroundInferer
-from rslm_denoise_lib.networks import STAGES, Critic, Generator, widen
+from rslm_denoise_lib.networks import STAGES, Critic, Generator, grow
 
 SMALL = ((3, 3, 1), 3, 5, 3, (3, 3, 1))
 
@@ -38,14 +38,18 @@ def test_identity_start_hands_the_image_on():
     torch.testing.assert_close(Generator(4, SMALL, init="identity")(image), image)
 
 
-def test_widened_filters_compute_the_same():
+def test_grown_weights_compute_the_same():
     torch.manual_seed(1)
-    small, large = Generator(4, ((3, 3, 1), 3, 3, 3, (3, 3, 1))), Generator(4, ((3, 3, 1), 5, 7, 3, (3, 3, 1)))
-    large.load_state_dict(widen(small.state_dict(), large))
+    small, large = Generator(4, ((3, 3, 1), 3, 3, (3, 3, 1))), Generator(6, ((3, 3, 1), 5, 3, 7, 3, (3, 3, 1)))
+    large.load_state_dict(grow(small.state_dict(), large))
     image = torch.rand(1, 1, 12, 11, 10)
     torch.testing.assert_close(large(image), small(image))
-    assert widen(small.state_dict(), Generator(4, SMALL[:4])) is None
-    assert widen(large.state_dict(), small) is None
+    large(image).sum().backward()
+    # the new filters can learn: those that they feed have gradients
+    last = [layer for layer in large.layers if isinstance(layer, nn.Conv3d)][-1]
+    assert (last.weight.grad[:, 4:] != 0).any()
+    assert grow(large.state_dict(), small) is None
+    assert grow({"other.weight": torch.zeros(3, 3)}, large) is None
 
 
 @pytest.mark.parametrize("memory", [4.0, 1e-6])
