@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PSNR and SSIM with a declared region and range.
+"""PSNR, SSIM and normalised cross-correlation with a declared region and range.
 
 The range is the 99.9 percentile of the truth's foreground above its background level, and both images are clipped to
 it. The region is the whole volume or the truth's foreground: a skull-stripped brain fills about a fifth of its volume,
@@ -8,6 +8,8 @@ and clean background alone adds some 7 dB, so a number without its region says l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
@@ -15,7 +17,7 @@ from monai.metrics.utils import do_metric_reduction
 
 from common.transforms.intensity import foreground_mask, robust_range
 
-__all__ = ["RegionPSNR", "RegionSSIM", "region_metrics", "ssim_map"]
+__all__ = ["RegionNCC", "RegionPSNR", "RegionSSIM", "region_metrics", "ssim_map"]
 
 REGIONS = ("whole", "foreground")
 
@@ -86,7 +88,7 @@ class _RegionMetric(CumulativeIterationMetric):
         return self._compare(image, truth_scaled, mask).float().cpu()
 
     def _compare(self, image: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        raise TypeError("use RegionPSNR or RegionSSIM")
+        raise TypeError("use RegionPSNR, RegionSSIM or RegionNCC")
 
 
 class RegionPSNR(_RegionMetric):
@@ -117,23 +119,50 @@ class RegionSSIM(_RegionMetric):
         return ssim_map(image, truth)[mask].mean()
 
 
-def region_metrics(but: str | None = None, baseline: str = "image", pred: str = "pred", truth: str = "label") -> dict:
-    """All four scores of the prediction, and as ``baseline_...`` of the network's input, for an evaluator.
+class RegionNCC(_RegionMetric):
+    """Normalised cross-correlation over a region (Nazleem and Sujatha, eq. 9); 1 is a perfect copy up to scale.
+
+    Constant images, which have no correlation, are given 0.
+
+    Args:
+        region: ``foreground`` or ``whole``.
+        reduction: of the scores of several volumes, as in MONAI's metrics.
+    """
+
+    def _compare(self, image: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        first, second = (x[mask] - x[mask].mean() for x in (image, truth))
+        return (first * second).mean() / (first.square().mean() * second.square().mean()).sqrt().clamp_min(1e-12)
+
+
+METRICS = {"psnr": RegionPSNR, "ssim": RegionSSIM, "ncc": RegionNCC}
+
+
+def region_metrics(
+    but: str | None = None,
+    baseline: str = "image",
+    pred: str = "pred",
+    truth: str = "label",
+    kinds: Sequence[str] = ("psnr", "ssim"),
+    others: Sequence[str] = (),
+) -> dict:
+    """All scores of the prediction, and as ``baseline_...`` of the network's input, for an evaluator.
 
     Args:
         but: name of one to leave out, since it is the key metric already.
         baseline, pred, truth: keys in the evaluator's output.
+        kinds: of ``psnr``, ``ssim``, ``ncc``.
+        others: keys of what other methods made of the input; their scores have the key and "_" in front.
 
     Returns:
         ``psnr_foreground``, ``psnr_whole``, ``ssim_foreground``, ``ssim_whole`` and their baselines' as ignite metrics.
     """
     metrics = {}
-    for key, prefix in ((pred, ""), (baseline, "baseline_")):
-        for kind, metric in (("psnr", RegionPSNR), ("ssim", RegionSSIM)):
+    for key, prefix in ((pred, ""), (baseline, "baseline_"), *((other, f"{other}_") for other in others)):
+        for kind in kinds:
             for region in REGIONS[::-1]:
                 name = f"{prefix}{kind}_{region}"
                 if name != but:
                     metrics[name] = IgniteMetricHandler(
-                        metric_fn=metric(region), output_transform=from_engine([key, truth])
+                        metric_fn=METRICS[kind](region), output_transform=from_engine([key, truth])
                     )
     return metrics

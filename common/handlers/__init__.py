@@ -5,6 +5,7 @@ from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWei
 from .panels import Panels, tensorboard_folder
 from .progress import ClipGradients, EpochBar, EpochLoss, EpochSamples
 from .scores import ScoreTable
+from .terms import KeepInOutput, TermsTable
 
 __all__ = [
     "BestWeights",
@@ -12,11 +13,13 @@ __all__ = [
     "EpochBar",
     "EpochLoss",
     "EpochSamples",
+    "KeepInOutput",
     "Panels",
     "PromoteWeights",
     "RunCheckpoint",
     "ScoreTable",
     "StartingWeights",
+    "TermsTable",
     "shared",
     "tensorboard_folder",
 ]

@@ -31,15 +31,22 @@ class ScoreTable:
         baseline: name of the trivial method whose metrics are called ``baseline_<metric>``.
         units: text behind a metric's numbers, such as ``{"psnr": "dB"}``, by the first part of the metric's name.
         table: print all lines with mean and standard deviation after each epoch, and write ``scores.md``.
+        others: further methods whose metrics are called ``<method>_<metric>``; the table then has a line per method.
     """
 
     def __init__(
-        self, folder: str | Path, baseline: str, units: dict[str, str] | None = None, table: bool = False
+        self,
+        folder: str | Path,
+        baseline: str,
+        units: dict[str, str] | None = None,
+        table: bool = False,
+        others: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.baseline = baseline
         self.units = units or {}
         self.table = table
+        self.others = tuple(others)
         self._labels: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -91,22 +98,31 @@ class ScoreTable:
             return [row for row in csv.DictReader(file) if epoch is None or row["epoch"] == str(epoch)]
 
     def text(self, rows: Sequence[dict[str, str]]) -> str:
-        """Markdown table: a line per case and setting, then mean and standard deviation per setting."""
+        """Markdown table: a line per case and setting, then mean and standard deviation per setting.
+
+        With further methods a line is one method's.
+        """
         names = [name for name in rows[0] if name not in ("epoch", "case", "setting", "loss")]
-        names = [name for name in names if not name.startswith(BASELINE)]
-        header = ["case", "setting"]
-        for name in names:
-            header += [f"{name} {self.baseline}", f"{name} network"]
-        body = [[row["case"], row["setting"], *self._cells([row], names)] for row in rows]
+        names = [name for name in names if not name.startswith((BASELINE, *(f"{other}_" for other in self.others)))]
+        groups = [(row["case"], [row]) for row in rows]
         for setting in dict.fromkeys(row["setting"] for row in rows):
             group = [row for row in rows if row["setting"] == setting]
             if len(group) > 1:
-                body.append([f"mean ± sd of {len(group)}", setting, *self._cells(group, names)])
-        return markdown_table(header, body)
+                groups.append((f"mean ± sd of {len(group)}", group))
+        methods = {BASELINE: self.baseline, **{f"{other}_": other for other in self.others}, "": "network"}
+        if self.others:
+            body = [
+                [case, group[0]["setting"], method, *self._cells(group, [prefix + name for name in names])]
+                for case, group in groups
+                for prefix, method in methods.items()
+            ]
+            return markdown_table(["case", "setting", "method", *names], body)
+        header = ["case", "setting", *[f"{name} {method}" for name in names for method in methods.values()]]
+        keys = [prefix + name for name in names for prefix in methods]
+        return markdown_table(header, [[case, g[0]["setting"], *self._cells(g, keys)] for case, g in groups])
 
     @staticmethod
-    def _cells(group: Sequence[dict[str, str]], names: Sequence[str]) -> list[str]:
-        keys = [key for name in names for key in (BASELINE + name, name)]
+    def _cells(group: Sequence[dict[str, str]], keys: Sequence[str]) -> list[str]:
         return [mean_and_sd([float(row[key]) for row in group], 2 if "psnr" in key else 4) for key in keys]
 
     def summary(self, epoch: int, metrics: Sequence[str]) -> str:

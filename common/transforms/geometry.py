@@ -17,7 +17,7 @@ from common.images import like_image
 from common.inputs import InputError, root_cause
 from common.transforms.intensity import ScaleIntensityRobustd
 
-__all__ = ["AddGuidesd", "coverage", "grid_affine", "spacing_of"]
+__all__ = ["AddGuidesd", "coverage", "grid_affine", "middle_window", "spacing_of"]
 
 LEAST_COVERAGE = 0.5  # share of the target's field of view that a guide must show
 
@@ -47,6 +47,25 @@ def coverage(affine: Any, shape: Sequence[int], target_affine: Any, target_shape
     inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
     voxels = world @ inverse[:3, :3].T + inverse[:3, 3]
     return float(np.all((voxels > -1) & (voxels < np.asarray(shape)), axis=1).mean())
+
+
+def middle_window(mask: torch.Tensor, crop: Sequence[float] | None) -> list[slice]:
+    """The middle part of a mask's bounding box.
+
+    Args:
+        mask: ``(H, W, D)``, not empty.
+        crop: edge lengths in voxels, cut to the volume's; None for the whole volume.
+    """
+    if crop is None:
+        return [slice(0, n) for n in mask.shape]
+    inside = torch.nonzero(mask)
+    middle = (inside.amin(dim=0) + inside.amax(dim=0) + 1) // 2
+    window = []
+    for centre, edge, length in zip(middle.tolist(), crop, mask.shape, strict=True):
+        size = min(int(edge), length)
+        start = min(max(centre - size // 2, 0), length - size)
+        window.append(slice(start, start + size))
+    return window
 
 
 class AddGuidesd(MapTransform):

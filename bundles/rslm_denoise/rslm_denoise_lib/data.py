@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out volumes at every noise level that is tested."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import CacheDataset
+
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import triple
+from common.transforms.geometry import middle_window
+from common.transforms.intensity import robust_range
+
+from .classical import best_gaussian, non_local_means
+from .noise import add_noise, parse_levels
+
+__all__ = ["NoisyVolumes", "sample_scan"]
+
+SAMPLE_LEVEL = 5.0  # percent
+SAMPLE_SHAPE = (96, 96, 48)
+
+
+def sample_scan() -> str:
+    """Path of a made noisy scan (T1c), from the sample brain that training holds out; made on first use.
+
+    A block of 96 x 96 x 48 voxels, so that two cores need seconds, with 5 % Rician noise, background included.
+    """
+    brains = sample_brains()
+    target = brains.with_name(brains.name + "-noisy") / "sample-t1c-noisy.nii.gz"
+    if not target.is_file():
+        truth = nib.load(sorted(brains.glob("*/*-t1c.nii.gz"))[-1])
+        image = torch.as_tensor(truth.get_fdata(dtype=np.float32))
+        low, high = robust_range(image)
+        window = middle_window(image > low, SAMPLE_SHAPE)
+        noisy = add_noise(((image - low) / (high - low))[tuple(window)], SAMPLE_LEVEL, seed=0) * (high - low) + low
+        affine = truth.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [side.start for side in window]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scan = nib.Nifti1Image(noisy.numpy(), affine)
+        scan.header["descrip"] = b"synthetic, not for diagnosis"
+        partial = target.with_name("." + target.name)
+        nib.save(scan, partial)
+        os.replace(partial, target)
+    return str(target)
+
+
+class NoisyVolumes(CacheDataset):
+    """Each volume at each noise level: with Rician noise as "image", the truth as "label".
+
+    Items also carry "case" and "setting"; with ``classical`` also "gaussian" and "nlm", what Gaussian smoothing and
+    non-local means make of the noisy image. The noise of a volume is the same in every validation and every run.
+
+    Args:
+        data: entries as for any MONAI dataset, with the volume's path as "image".
+        transform: loads an entry; gives "image" ``(2, H, W, D)``, the image and its foreground.
+        levels: noise levels in percent, see ``rslm_denoise_lib.noise.parse_levels``.
+        crop: edge length of the middle part of the foreground to take, as one number or three; None for all of it.
+        masked: zero the noisy background, as in skull-stripped scans.
+        classical: add the two other methods.
+        progress: show MONAI's bar while volumes are loaded.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Any],
+        transform: Callable,
+        levels: Any,
+        crop: Any = None,
+        masked: bool = False,
+        classical: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(data=data, transform=transform, num_workers=0, progress=progress)
+        self.levels = parse_levels(levels)
+        self.crop = triple(crop, "crop")
+        self.masked = masked
+        self.classical = classical
+
+    def __len__(self) -> int:
+        return len(self.data) * len(self.levels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, level = index // len(self.levels), self.levels[index % len(self.levels)]
+        volume = super().__getitem__(number)["image"]
+        source = str(volume.meta.get("filename_or_obj", f"volume {number}"))
+        volume = volume.as_tensor()
+        truth, mask = volume[(slice(None), *middle_window(volume[1] > 0, self.crop))].split(1)
+        truth = truth.clamp_min(0).contiguous()
+        noisy = add_noise(truth, level, seed=1000 * number + round(10 * level))
+        if self.masked:
+            noisy, truth = noisy * mask, truth * mask
+        item = {"image": noisy, "label": truth, "case": stem_of(source), "setting": f"{level:g}%"}
+        if self.classical:
+            item["gaussian"] = best_gaussian(noisy, truth, mask)
+            item["nlm"] = non_local_means(noisy, level)
+        return item
+
+    def voxels(self) -> int:
+        """Voxels that a network computes for all items."""
+        total = 0
+        for number in range(len(self.data)):
+            mask = super().__getitem__(number)["image"].as_tensor()[1] > 0
+            shape = [side.stop - side.start for side in middle_window(mask, self.crop)]
+            total += int(np.prod(shape))
+        return total * len(self.levels)

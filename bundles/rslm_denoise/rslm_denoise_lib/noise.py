@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rician noise: added to patches and volumes, and its level estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import RandRicianNoise
+
+from common.inputs import InputError
+from common.samplers import Patch
+from common.settings import value
+
+__all__ = ["RicianPatches", "add_noise", "estimate_level", "parse_levels"]
+
+
+def parse_levels(levels: Any) -> list[float]:
+    """Noise levels in percent of the foreground's 99.9 percentile from a key: a number, a list, or its text.
+
+    Raises:
+        InputError: no level, or one that is not a positive number.
+    """
+    plain = value(levels)
+    plain = list(plain) if isinstance(plain, list | tuple) else [plain]
+    good = [isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < float("inf") for x in plain]
+    if not plain or not all(good):
+        raise InputError(f"noise_level must be one or several positive percentages, such as 3 or [1,9]; got {levels!r}")
+    return [float(level) for level in plain]
+
+
+def add_noise(image: torch.Tensor, level: float, seed: int) -> torch.Tensor:
+    """Magnitude image with Rician noise (Gudbjartsson and Patz 1995; the paper's introduction).
+
+    Args:
+        image: any shape, not negative, foreground's 99.9 percentile at 1.
+        level: standard deviation of the noise in each of the two channels, in percent of that.
+        seed: of the noise.
+    """
+    noise = RandRicianNoise(prob=1.0, std=level / 100, sample_std=False)
+    noise.set_random_state(seed=seed)
+    noisy = noise(image)
+    return noisy.as_tensor() if hasattr(noisy, "as_tensor") else noisy
+
+
+class RicianPatches:
+    """Degrades patches for ``common.samplers.RandomPatches``; each patch draws its own level.
+
+    Noise is added before any masking: a network that only ever saw zeroed background would be lost on scans with noise
+    around the head. Levels are drawn evenly on a logarithmic scale: weak noise is as important as strong noise, but its
+    errors are small. A share of the patches is masked afterwards, as skull-stripped scans are.
+
+    Args:
+        levels: lowest and highest level in percent, or one level; see ``parse_levels``.
+        masked: share of patches whose background is zeroed after the noise.
+        gain: range of a factor on both images: the 99.9 percentile of a noisy scan lies above that of the noise-free
+            one, so at inference a scan is scaled a little lower than in training (an addition to the paper).
+
+    Raises:
+        InputError: a level that is not positive.
+        ValueError: ``masked`` outside [0, 1], or a ``gain`` that is not a range of positive factors.
+    """
+
+    def __init__(self, levels: Any = (1, 9), masked: float = 0.5, gain: Sequence[float] = (0.8, 1.1)) -> None:
+        self.levels = parse_levels(levels)
+        if not 0 <= masked <= 1 or len(gain) != 2 or not 0 < gain[0] <= gain[1]:
+            raise ValueError(f"masked must lie in [0, 1] and gain be a range of factors, got {masked} and {gain}")
+        self.masked = masked
+        self.gain = tuple(gain)
+
+    def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Noisy patches as "image" and truth as "label", ``(B, 1, *size)``.
+
+        The patches' volumes have two channels: the image, and its foreground as 0 and 1.
+        """
+        images, labels = [], []
+        for patch in patches:
+            window = tuple(slice(start, start + n) for start, n in zip(patch.corner, size, strict=True))
+            truth, mask = patch.volume[(slice(None), *window)].split(1)
+            level = float(np.exp(patch.random.uniform(*np.log([min(self.levels), max(self.levels)]))))
+            factor = patch.random.uniform(*self.gain)
+            truth = truth.clamp_min(0)
+            noisy = add_noise(truth, level, int(patch.random.integers(2**31)))
+            if patch.random.random() < self.masked:
+                truth, noisy = truth * mask, noisy * mask
+            images.append(noisy * factor)
+            labels.append(truth * factor)
+        return {"image": torch.stack(images), "label": torch.stack(labels)}
+
+
+def estimate_level(image: torch.Tensor) -> float:
+    """Noise level in percent of a scan ``(1, H, W, D)`` with background 0 and foreground to 1.
+
+    The median absolute value of the finest diagonal Haar coefficients (Donoho 1995) of the foreground, where Rician
+    noise is nearly Gaussian. Fine texture makes it a little too high.
+    """
+    volume = image[0].double().cpu()
+    shape = [n - n % 2 for n in volume.shape]
+    blocks = volume[: shape[0], : shape[1], : shape[2]].unfold(0, 2, 2).unfold(1, 2, 2).unfold(2, 2, 2)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    detail = torch.einsum("xyzijk,i,j,k->xyz", blocks, signs, signs, signs) / np.sqrt(8)
+    bright = blocks.flatten(3).amin(dim=3) > 0.2
+    chosen = detail[bright] if int(bright.sum()) > 100 else detail
+    return 100 * float(chosen.abs().median()) / 0.6745

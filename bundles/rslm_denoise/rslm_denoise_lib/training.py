@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective's weights, checks before training, and how long it will take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
+from common.inputs import InputError
+from common.savers import stem_of
+from common.settings import triple, value
+from common.weights import bare
+
+from .data import NoisyVolumes
+
+__all__ = ["announce", "announce_evaluation", "check_patches", "expected_seconds", "objective", "patch_shape"]
+
+STEP = 4.0  # a generator step costs about four forward passes
+LEAST_EDGE = 4  # three scales of MS-SSIM, and three strides of the critic
+
+
+def objective(tau: Any) -> dict[str, float]:
+    """Weights of the structurally-sensitive loss, eq. 5: tau for MS-SSIM and 1 - tau for L1.
+
+    Raises:
+        InputError: tau outside [0, 1].
+    """
+    plain = value(tau)
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or not 0 <= plain <= 1:
+        raise InputError(f"tau must lie in [0, 1], got {tau!r}")
+    return {"ms_ssim": float(plain), "l1": 1 - float(plain)}
+
+
+def patch_shape(patch_size: Any) -> tuple[int, int, int]:
+    """Edge lengths of a patch in voxels, from one number or three.
+
+    Raises:
+        InputError: no whole numbers, or an edge below 4 voxels.
+    """
+    edges = triple(patch_size, "patch_size") or (0, 0, 0)
+    if any(edge != int(edge) or edge < LEAST_EDGE for edge in edges):
+        raise InputError(f"patch_size must be one or three whole numbers of at least {LEAST_EDGE}, got {patch_size!r}")
+    return tuple(int(edge) for edge in edges)
+
+
+def check_patches(volumes: Sequence[dict[str, Any]], patch: Sequence[int]) -> None:
+    """Makes sure that a patch fits in every training volume.
+
+    Raises:
+        InputError: it does not, or a volume has fewer slices than a patch.
+    """
+    for item in volumes:
+        image = item["image"]
+        shape = tuple(image.shape[1:])
+        source = stem_of(str(image.meta.get("filename_or_obj", "volume")))
+        if shape[2] < patch[2] and all(n >= p for n, p in zip(shape[:2], patch[:2], strict=True)):
+            raise InputError(
+                f"{shape[2]} slices are fewer than the patch's {patch[2]}; give a smaller patch_size", source
+            )
+        if any(n < p for n, p in zip(shape, patch, strict=True)):
+            raise InputError(f"patch_size {list(patch)} is larger than the volume {list(shape)}", source)
+
+
+def expected_seconds(
+    network: nn.Module,
+    device: Any,
+    patches: int,
+    patch_voxels: int,
+    trainer: Any,
+    held_out: NoisyVolumes,
+    validations: int,
+) -> float:
+    """Estimated time of a run from the machine's convolution rate, measured in a moment.
+
+    Args:
+        network: the generator.
+        device: where.
+        patches: training patches per epoch.
+        patch_voxels: voxels of a patch.
+        trainer: the ``AdversarialTrainer``, or None for an evaluation.
+        held_out: what is validated each time.
+        validations: validations in all.
+    """
+    voxels = float(validations * held_out.voxels())
+    if trainer is not None:
+        critics, generators = trainer.critic_steps, trainer.generator_steps
+        playing = (critics + STEP * generators) / (critics + generators)
+        cost = {"generator": STEP, "discriminator": 1.0, "both": playing}
+        for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
+            voxels += cost[trainer.stage(epoch)] * patches * patch_voxels
+    return multiplications(bare(network)) * voxels / convolution_rate(device, filters=32)
+
+
+def announce(
+    budget: dict[str, Any],
+    network: nn.Module,
+    device: Any,
+    train: Sequence,
+    patches: int,
+    trainer: Any,
+    held_out: NoisyVolumes,
+    val_interval: int,
+    weights: str,
+    folder: Any,
+) -> None:
+    """Says before training what is going to happen.
+
+    Args:
+        budget: chosen numbers, with "epochs" and "patch_size".
+        network, device: what is trained, and where.
+        train: training volumes.
+        patches: patches per epoch.
+        trainer: the ``AdversarialTrainer``.
+        held_out: validation items.
+        val_interval: epochs between validations.
+        weights: where the starting weights come from.
+        folder: the run's folder.
+    """
+    validations = budget["epochs"] // val_interval + 1
+    voxels = math.prod(budget["patch_size"])
+    seconds = expected_seconds(network, device, patches, voxels, trainer, held_out, validations)
+    data = f"{len(train)} training volumes, {patches} patches per epoch; {_held_out_text(held_out)}"
+    start_lines("training", budget, device, data, weights, seconds, folder)
+
+
+def announce_evaluation(network: nn.Module, device: Any, held_out: NoisyVolumes, weights: str) -> None:
+    """Says before an evaluation what is going to happen, and how long the network will take."""
+    seconds = expected_seconds(network, device, 0, 0, None, held_out, 1)
+    say(f"evaluating {weights} on {_held_out_text(held_out)}; about {duration(seconds)} on {device_text(device)}")
+
+
+def _held_out_text(held_out: NoisyVolumes) -> str:
+    levels = ", ".join(f"{level:g} %" for level in held_out.levels)
+    return f"{len(held_out.data)} held-out volume(s), noise {levels}"

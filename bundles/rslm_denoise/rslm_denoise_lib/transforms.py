@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Foreground as a channel, the noise level told, and what the network took away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from common.console import say
+from common.images import like_image
+from common.transforms.intensity import HIGH, LOW, foreground_mask
+
+from .noise import estimate_level
+
+__all__ = ["AddForegroundd", "AddResiduald", "TellNoised"]
+
+logger = logging.getLogger(__name__)
+
+TRAINED = (1.0, 9.0)  # percent
+
+
+class AddForegroundd(MapTransform):
+    """Appends the foreground of ``(1, H, W, D)`` as a second channel of 0 and 1."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            joined = torch.cat([image.as_tensor(), foreground_mask(image).as_subclass(torch.Tensor).to(image.dtype)])
+            out[key] = like_image(joined, image)
+        return out
+
+
+class TellNoised(MapTransform):
+    """Estimates the noise level of a scaled scan ``(1, H, W, D)``, prints it, and warns outside the trained range.
+
+    Args:
+        keys: scans with background 0 and the foreground's 99.9 percentile 1.
+        wanted: False passes the scans on as they are.
+    """
+
+    def __init__(self, keys: KeysCollection, wanted: bool = True) -> None:
+        super().__init__(keys)
+        self.wanted = wanted
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out) if self.wanted else ():
+            source = str(out[key].meta.get("filename_or_obj", "image"))
+            level = estimate_level(out[key].as_tensor())
+            say(f"{source}: noise level about {level:.1f} %")
+            if not 0.5 * TRAINED[0] <= level <= 1.2 * TRAINED[1]:
+                logger.warning(
+                    "%s: a noise level of %.1f %% lies outside what the weights were trained on (%g to %g %%)",
+                    *(source, level, *TRAINED),
+                )
+        return out
+
+
+class AddResiduald(MapTransform):
+    """Adds "residual", the scan minus the prediction in the scan's units; stands before ``RestoreIntensityd``.
+
+    Structure in it is what the network took for noise.
+
+    Args:
+        keys: the prediction.
+        ref_key: the scan, both ``(1, H, W, D)`` and scaled alike.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        scan = out[self.ref_key]
+        low, high = (float(np.asarray(scan.meta[name])) for name in (LOW, HIGH))
+        for key in self.key_iterator(out):
+            difference = (torch.as_tensor(scan) - torch.as_tensor(out[key])).as_subclass(torch.Tensor)
+            out["residual"] = like_image(difference * (high - low), scan)
+        return out

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses that MONAI does not have, and weighted sums of named ones."""
+
+from .adversarial import CriterionGAN, WassersteinGAN, gradient_penalty, last_logits
+from .structural import MultiScaleSSIMLoss, ScaleSpaceSSIMLoss
+from .weighted import WeightedLoss
+
+__all__ = [
+    "CriterionGAN",
+    "MultiScaleSSIMLoss",
+    "ScaleSpaceSSIMLoss",
+    "WassersteinGAN",
+    "WeightedLoss",
+    "gradient_penalty",
+    "last_logits",
+]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A weighted sum of named losses, written out in a config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+__all__ = ["WeightedLoss"]
+
+
+class WeightedLoss(nn.Module):
+    """Sum of losses, each with its weight and a name under which it is logged.
+
+    In a config::
+
+        {"_target_": "common.losses.WeightedLoss",
+         "losses": {"ms_ssim": {"_target_": "common.losses.MultiScaleSSIMLoss"}, "l1": {"_target_": "torch.nn.L1Loss"}},
+         "weights": {"ms_ssim": 0.89, "l1": 0.11}}
+
+    Args:
+        losses: callables of prediction and target by name; one with weight 0 is not computed.
+        weights: a number of 0 or more for each of them.
+
+    Raises:
+        ValueError: names differ, or a weight is negative.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
+        weights: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        if losses.keys() != weights.keys():
+            raise ValueError(f"losses {sorted(losses)} and weights {sorted(weights)} differ in their names")
+        if min(weights.values(), default=0) < 0:
+            raise ValueError(f"weights must not be negative, got {dict(weights)}")
+        self.losses = dict(losses)
+        self.weights = dict(weights)
+        # losses with buffers or networks of their own follow .to(device)
+        self.modules_ = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
+
+    def terms(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each loss by name, before its weight."""
+        return {name: loss(prediction, target) for name, loss in self.losses.items() if self.weights[name]}
+
+    def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor | float:
+        """The weighted sum of ``terms``; 0 where every weight is 0."""
+        return sum(self.weights[name] * term for name, term in terms.items())
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The weighted sum for a prediction ``(B, C, H, W[, D])`` and a target of the same shape."""
+        total = self.total(self.terms(prediction, target))
+        return total if isinstance(total, torch.Tensor) else prediction.new_zeros(())

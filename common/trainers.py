@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adversarial training of image-to-image networks, with paired or unpaired data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from common.inputs import InputError
+from common.losses.adversarial import gradient_penalty, last_logits
+from common.losses.weighted import WeightedLoss
+from common.replay import ReplayBuffer
+from common.weights import bare
+
+__all__ = ["AdversarialTrainer", "BatchGroups", "not_stepped", "terms_of"]
+
+NOT_TERMS = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
+
+
+class BatchGroups:
+    """Hands on the batches of a loader in lists of equal length; an incomplete list at the end is left out.
+
+    Args:
+        loader: with a length.
+        size: batches per list.
+
+    Raises:
+        InputError: the loader has fewer batches than one list needs.
+    """
+
+    def __init__(self, loader: Iterable, size: int) -> None:
+        if len(loader) < size:
+            raise InputError(f"an epoch has {len(loader)} batches, but one training step takes {size}; give more data")
+        self.loader = loader
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.loader) // self.size
+
+    def __iter__(self) -> Iterator[list]:
+        group = []
+        for batch in self.loader:
+            group.append(batch)
+            if len(group) == self.size:
+                yield group
+                group = []
+
+
+@contextmanager
+def not_stepped(network: nn.Module) -> Iterator[None]:
+    """Within, a network's parameters get no gradients; afterwards its buffers are what they were.
+
+    So batch statistics and power iterations of the network that is not stepped stay untouched, although it runs in
+    training mode as it does when it is stepped.
+    """
+    network = bare(network)
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def terms_of(output: Any) -> dict[str, float]:
+    """The scalars in a trainer's output, for ``TensorBoardStatsHandler`` and the like (``output_transform``)."""
+    first = output[0] if isinstance(output, list) else output
+    return {name: float(term) for name, term in first.items() if name not in NOT_TERMS}
+
+
+class AdversarialTrainer(SupervisedTrainer):
+    """Trains ``network`` as the generator against a discriminator, which is shown targets as real.
+
+    MONAI's own ``AdversarialTrainer`` shows its discriminator the *input* as real, which would teach a denoiser to make
+    noise. An iteration here takes ``(critic_steps + generator_steps) * accumulation_steps`` batches of the loader, so
+    each step is on new data with fakes made anew. In a stage in which one network trains alone, it takes all of them.
+
+    The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
+    output holds, beside MONAI's keys, every term before its weight: ``loss_<name>`` for each of a ``WeightedLoss``,
+    ``adversarial``, ``generator_gradient``, ``discriminator_loss``, ``score_gap`` (D(real) - D(fake)),
+    ``gradient_penalty`` and ``discriminator_gradient``; gradients as Euclidean norms.
+
+    All randomness derives from (``seed``, iteration, process), so a resumed run repeats it. Put both networks, both
+    optimizers and the buffer into ``common.handlers.RunCheckpoint``.
+
+    Args:
+        device, max_epochs, train_data_loader, network, optimizer, loss_function: as in ``SupervisedTrainer``; network
+            and optimizer are the generator's. The loader has a length.
+        discriminator: its output is a tensor of logits, or a list with them last.
+        discriminator_optimizer: of it.
+        adversarial_loss: a game such as ``common.losses.WassersteinGAN``.
+        adversarial_weight: weight of its generator loss; with 0 the discriminator is not trained at all.
+        penalty_weight: weight of the gradient penalty in the critic's loss.
+        penalty: function of critic, real, fake and random generator that gives it.
+        critic_steps, generator_steps: per iteration.
+        generator_warmup: first epochs, in which the generator trains alone and without the game.
+        discriminator_warmup: the epochs after them, in which the discriminator trains alone.
+        paired: whether the target belongs to the input; else ``loss_function`` compares the prediction with the input.
+        buffer: earlier fakes, or None.
+        seed: start of all randomness.
+        amp: autocast, bfloat16 where the device has it, else float16 with loss scaling.
+        accumulation_steps: batches whose gradients are averaged in a step.
+        kwargs: further arguments of ``SupervisedTrainer``.
+
+    Raises:
+        ValueError: a penalty with batch normalisation in the critic, where samples do not have a gradient of their own;
+            step counts below 1, or negative weights.
+        InputError: an epoch has fewer batches than an iteration takes.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        optimizer: Optimizer,
+        loss_function: Callable,
+        discriminator: nn.Module,
+        discriminator_optimizer: Optimizer,
+        adversarial_loss: Any,
+        adversarial_weight: float = 1.0,
+        penalty_weight: float = 0.0,
+        penalty: Callable[..., torch.Tensor] = gradient_penalty,
+        critic_steps: int = 1,
+        generator_steps: int = 1,
+        generator_warmup: int = 0,
+        discriminator_warmup: int = 0,
+        paired: bool = True,
+        buffer: ReplayBuffer | None = None,
+        seed: int = 0,
+        amp: bool = False,
+        accumulation_steps: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if min(critic_steps, generator_steps, accumulation_steps) < 1 or min(adversarial_weight, penalty_weight) < 0:
+            raise ValueError("step counts are at least 1 and weights not negative")
+        if penalty_weight and any(isinstance(module, _BatchNorm) for module in discriminator.modules()):
+            raise ValueError(
+                "no gradient penalty with batch normalisation in the critic: samples would depend on others"
+            )
+        groups = BatchGroups(train_data_loader, (critic_steps + generator_steps) * accumulation_steps)
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            epoch_length=len(groups),
+            accumulation_steps=accumulation_steps,
+            **kwargs,
+        )
+        self.data_loader = groups
+        self.discriminator, self.discriminator_optimizer = discriminator, discriminator_optimizer
+        self.adversarial_loss, self.adversarial_weight = adversarial_loss, float(adversarial_weight)
+        self.penalty, self.penalty_weight = penalty, float(penalty_weight)
+        self.critic_steps, self.generator_steps = critic_steps, generator_steps
+        self.generator_warmup, self.discriminator_warmup = generator_warmup, discriminator_warmup
+        self.paired, self.buffer, self.seed = paired, buffer, int(seed)
+        self._random = torch.Generator()
+        kind = self.state.device.type
+        half = torch.bfloat16 if kind != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
+        self._autocast = {"device_type": kind, "dtype": half, "enabled": bool(amp)}
+        scaled = bool(amp) and half == torch.float16
+        self._scalers = [torch.amp.GradScaler(kind, enabled=scaled) for _ in range(2)]
+
+    def stage(self, epoch: int) -> str:
+        """Who trains in an epoch (counted from 1): ``generator``, ``discriminator`` or ``both``."""
+        if not self.adversarial_weight or epoch <= self.generator_warmup:
+            return "generator"
+        return "discriminator" if epoch <= self.generator_warmup + self.discriminator_warmup else "both"
+
+    def _iteration(self, engine: AdversarialTrainer, batchdata: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """All steps of an iteration; the output and the batch are those of the last step."""
+        engine.network.train()
+        engine.discriminator.train()
+        self._random.manual_seed((self.seed * 1_000_003 + engine.state.iteration) * 1024 + engine.state.rank)
+        stage, count = self.stage(engine.state.epoch), engine.accumulation_steps
+        engine.state.output = {}
+        steps = [batchdata[i : i + count] for i in range(0, len(batchdata), count)]
+        critic_steps = {"generator": 0, "discriminator": len(steps), "both": self.critic_steps}[stage]
+        for i, batches in enumerate(steps):
+            engine.state.batch = batches[-1]
+            step = self._critic_step if i < critic_steps else self._generator_step
+            step(engine, batches)
+        output = engine.state.output
+        if stage == "discriminator":  # handlers expect a loss
+            output[CommonKeys.LOSS] = output["discriminator_loss"]
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _prepare(self, engine: AdversarialTrainer, batch: Any) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
+        batch = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        return batch if len(batch) == 4 else (*batch, (), {})
+
+    def _critic_step(self, engine: AdversarialTrainer, batches: list[Any]) -> None:
+        engine.discriminator_optimizer.zero_grad(set_to_none=True)
+        scaler, sums = self._scalers[1], {}
+        for batch in batches:
+            inputs, real, args, kwargs = self._prepare(engine, batch)
+            with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
+                made = engine.inferer(inputs, bare(engine.network), *args, **kwargs)
+            made = made.detach().float()
+            fake = made if self.buffer is None else self.buffer.mix(made, self._random)
+            with torch.autocast(**self._autocast):
+                logits = last_logits(engine.discriminator(torch.cat([real.to(fake), fake])))
+            of_real, of_fake = logits[: len(real)], logits[len(real) :]
+            loss = self.adversarial_loss.discriminator(of_real, of_fake)
+            _add(sums, "discriminator_loss", loss, len(batches))
+            _add(sums, "score_gap", of_real.mean() - of_fake.mean(), len(batches))
+            if self.penalty_weight:
+                size = min(len(real), len(fake))
+                penalty = self.penalty(bare(engine.discriminator), real[:size], fake[:size], self._random)
+                _add(sums, "gradient_penalty", penalty, len(batches))
+                loss = loss + self.penalty_weight * penalty
+            scaler.scale(loss / len(batches)).backward()
+        scaler.unscale_(engine.discriminator_optimizer)
+        norm = _gradient_norm(engine.discriminator)
+        scaler.step(engine.discriminator_optimizer)
+        scaler.update()
+        engine.state.output.update(
+            {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: real, CommonKeys.PRED: made, **sums},
+            discriminator_gradient=norm,
+        )
+
+    def _generator_step(self, engine: AdversarialTrainer, batches: list[Any]) -> None:
+        engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
+        playing = self.stage(engine.state.epoch) == "both"
+        scaler, sums, output = self._scalers[0], {}, engine.state.output
+        for batch in batches:
+            inputs, real, args, kwargs = self._prepare(engine, batch)
+            with not_stepped(engine.discriminator):
+                with torch.autocast(**self._autocast):
+                    made = engine.inferer(inputs, engine.network, *args, **kwargs)
+                output.update({CommonKeys.IMAGE: inputs, CommonKeys.LABEL: real, CommonKeys.PRED: made})
+                engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+                loss = self._objective(made, real if self.paired else inputs, len(batches), sums)
+                if playing:
+                    with torch.autocast(**self._autocast):
+                        logits = last_logits(bare(engine.discriminator)(made))
+                    term = self.adversarial_loss.generator(logits)
+                    _add(sums, "adversarial", term, len(batches))
+                    loss = loss + self.adversarial_weight * term
+                output[CommonKeys.LOSS] = loss
+                engine.fire_event(IterationEvents.LOSS_COMPLETED)
+                _add(sums, CommonKeys.LOSS, loss, len(batches))
+                scaler.scale(loss / len(batches)).backward()
+        scaler.unscale_(engine.optimizer)
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        norm = _gradient_norm(engine.network)
+        scaler.step(engine.optimizer)
+        scaler.update()
+        output.update(sums, generator_gradient=norm)
+
+    def _objective(self, made: torch.Tensor, target: torch.Tensor, share: int, sums: dict) -> torch.Tensor:
+        """The generator's objective without the game; its terms are added to ``sums``."""
+        made, target = made.float(), target.float()
+        if not isinstance(self.loss_function, WeightedLoss):
+            return self.loss_function(made, target).mean()
+        terms = self.loss_function.terms(made, target)
+        for name, term in terms.items():
+            _add(sums, f"loss_{name}", term, share)
+        return self.loss_function.total(terms) + 0.0 * made.sum()  # a graph even where all weights are 0
+
+
+def _add(sums: dict[str, torch.Tensor], name: str, term: torch.Tensor, share: int) -> None:
+    sums[name] = sums.get(name, 0) + term.detach().mean() / share
+
+
+def _gradient_norm(network: nn.Module) -> torch.Tensor:
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rslm_denoise from config to file, in this process, on tiny data and with few filters."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+import rslm_denoise_lib
+from common.inputs import root_cause
+from common.sample_data import write_brain_cases
+from common.trainers import AdversarialTrainer
+from rslm_denoise_lib.networks import Generator
+
+BUNDLE = Path(rslm_denoise_lib.__file__).parents[1]
+CONFIGS = BUNDLE / "configs"
+SIZES = [[3, 3, 1], 3, 5, 3, [3, 3, 1]]
+SMALL = {"network_def::filters": 4, "network_def::filter_sizes": SIZES}
+BUDGET = {"epochs": 2, "warmup": 1, "patches_per_volume": None, "patches": 12, "batch_size": 2, "patch_size": 12}
+BUDGET |= {"learning_rate": 0.001, "val_volumes": 1, "val_crop": 16}
+OVERLAYS = ("cnn_l1", "wgan", "smgan_3d", "rslm_dnn_3d", "shipped_weights")
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("brains")
+    write_brain_cases(folder, 3, (28, 30, 24), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    torch.manual_seed(0)
+    torch.save(Generator(4, SIZES, init="identity").state_dict(), path)
+    return path
+
+
+def run(*names, **keys):
+    """Runs configs with keys whose "__" stands for "::"."""
+    files = [str(CONFIGS / f"{name}.json") for name in names]
+    overrides = {key.replace("__", "::"): str(v) if isinstance(v, Path) else v for key, v in keys.items()}
+    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
+@pytest.fixture
+def train(brains, tmp_path):
+    def start(*overlays, **keys):
+        settings = {
+            **{
+                "dataset_dir": brains,
+                "sequence": "t1c",
+                "output_dir": tmp_path / "runs",
+                "ckpt_dir": tmp_path / "models",
+            },
+            **{"device": "cpu", "budgets": {"short": BUDGET}, "train::trainer::critic_steps": 2, **keys},
+        }
+        return run("train", *overlays, **settings)
+
+    return start
+
+
+def line_of(error):
+    return str(root_cause(error.value))
+
+
+def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
+    workflow = train(**SMALL)
+    folder = tmp_path / "runs" / "short-1"
+    for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "panels", "tensorboard"):
+        assert (folder / name).exists(), name
+    with (folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["setting"]) for row in rows] == [(e, s) for e in "012" for s in ("3%", "9%")]
+    assert float(rows[0]["baseline_psnr_foreground"]) == pytest.approx(30.5, abs=1.5)
+    assert float(rows[1]["baseline_psnr_foreground"]) == pytest.approx(21, abs=1.5)
+    assert "ncc_whole" in rows[0]
+    out = capsys.readouterr().out
+    for text in ("budget:", "expected:", "summary:", "noisy", "gain"):
+        assert text in out
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    assert isinstance(trainer, AdversarialTrainer)
+    assert not workflow.check_properties()  # what the Model Zoo wants to find
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert state["discriminator"]
+    with (folder / "terms.csv").open() as file:
+        names = {(row["epoch"], row["term"]) for row in csv.DictReader(file)}
+    assert ("1", "loss_ms_ssim") in names
+    assert ("1", "adversarial") not in names  # the warm-up
+    assert ("2", "gradient_penalty") in names
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+def test_resumed_run_has_the_same_weights(train, tmp_path):
+    train(run_name="straight", promote=False, **SMALL)
+    train(run_name="broken", promote=False, **{**SMALL, "train::trainer::max_epochs": 1})
+    train(run_name="broken", promote=False, resume="true", **SMALL)
+    straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
+    for part in ("network", "discriminator"):
+        assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_trains(train, tmp_path, overlay):
+    workflow = train(overlay, network_def__filters=2, budgets={"short": {**BUDGET, "val_crop": 8, "warmup": 0}})
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    assert trainer.stage(2) == ("generator" if overlay in ("cnn_l1", "shipped_weights") else "both")
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_path):
+    keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 10}
+    run("train", "evaluate", device="cpu", **SMALL, **keys)
+    table = (tmp_path / "evaluation-1" / "scores.md").read_text()
+    for method in ("noisy", "gaussian", "nlm", "network"):
+        assert table.count(f"| {method} ") == 20  # three cases and the mean, at five levels
+    assert "mean ± sd of 3" in table
+    assert "ncc_foreground" in table
+
+
+def test_one_fixed_level(brains, weights, tmp_path):
+    keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 8}
+    run("train", "evaluate", device="cpu", noise_level="5", classical="false", **SMALL, **keys)
+    with (tmp_path / "evaluation-1" / "scores.csv").open() as file:
+        assert {row["setting"] for row in csv.DictReader(file)} == {"5%"}
+
+
+def scan(path, shape=(20, 18, 14), shift=0.0):
+    random = np.random.default_rng(0)
+    axis = [np.arange(n) - n / 2 for n in shape]
+    inside = sum((a / n * 2.6) ** 2 for a, n in zip(np.meshgrid(*axis, indexing="ij"), shape, strict=True)) < 1
+    image = np.hypot(700.0 * inside + 40 * random.standard_normal(shape), 40 * random.standard_normal(shape)) + shift
+    affine = np.array([[0, -1.1, 0, 5], [0.9, 0, 0.1, -7], [0, 0.1, 2.0, 3], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(image.astype(np.float32), affine), path)
+    return image, affine
+
+
+def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path, capsys):
+    image, affine = scan(tmp_path / "one.nii.gz")
+    keys = {"dataset_dir": tmp_path / "one.nii.gz", "output_dir": tmp_path / "out", "weights": weights}
+    run("inference", device="cpu", save_residual="true", **SMALL, **keys)
+    assert "noise level about" in capsys.readouterr().out
+    result = nib.load(tmp_path / "out" / "one_denoised.nii.gz")
+    np.testing.assert_allclose(result.affine, affine, atol=1e-4)
+    restored = result.get_fdata()
+    # these weights hand the image on
+    np.testing.assert_allclose(restored, np.clip(image, np.percentile(image, 0.1), None), atol=1.0)
+    residual = nib.load(tmp_path / "out" / "one_residual.nii.gz").get_fdata()
+    np.testing.assert_allclose(residual + restored, image, atol=1e-2)
+    facts = json.loads((tmp_path / "out" / "one_denoised.nii.gz.provenance.json").read_text())
+    assert facts["bundle"] == "rslm_denoise"
+    assert facts["input"] == "one.nii.gz"
+
+
+def test_a_case_that_fails_does_not_stop_the_others(weights, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    scan(folder / "good.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((9, 9, 9), np.nan, np.float32), np.eye(4)), folder / "nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5, 3), np.float32), np.eye(4)), folder / "series.nii.gz")
+    with pytest.raises((SystemExit, RuntimeError)):
+        run("inference", device="cpu", dataset_dir=folder, output_dir=tmp_path / "out", weights=weights, **SMALL)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["good_denoised.nii.gz"]
+    with pytest.raises((SystemExit, RuntimeError)):
+        run("inference", device="cpu", dataset_dir=tmp_path / "none", output_dir=tmp_path, weights=weights, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"tau": 1.5}, "tau must lie in"),
+        ({"noise_level": 0}, "noise_level must be"),
+        ({"noise_level": "[1,-3]"}, "noise_level must be"),
+        ({"patch_size": 29}, "larger than the volume"),
+        ({"patch_size": "[12,12,26]"}, "24 slices are fewer than the patch's 26"),
+        ({"patch_size": 2}, "patch_size must be"),
+        ({"budget": "huge"}, "budget 'huge' is unknown"),
+        ({"dataset_dir": "/nowhere"}, "no such file or folder"),
+        ({"train::trainer::critic_steps": 40}, "one training step takes 41"),
+    ],
+)
+def test_input_that_cannot_work_is_named_in_one_line(train, keys, text):
+    with pytest.raises(Exception) as error:
+        train(**{**SMALL, **keys})
+    assert text in line_of(error)
+    assert "\n" not in line_of(error)
+
+
+def test_inference_and_training_define_the_same_network():
+    train, inference = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference"))
+    assert train["network_def"] == inference["network_def"]
+    assert len((CONFIGS / "train.json").read_text().splitlines()) <= 350
+    assert all(len((CONFIGS / f"{name}.json").read_text().splitlines()) <= 40 for name in OVERLAYS)
+
+
+def test_shipped_weights_fit():
+    path = BUNDLE / "models" / "model.pt"
+    if not path.is_file():
+        pytest.skip("this checkout has no weights")
+    state = torch.load(path, weights_only=True)
+    Generator().load_state_dict(state)
+    assert path.stat().st_size < 25e6

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rician noise in patches and volumes, its estimate, and the methods to compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from common.inputs import InputError
+from common.metrics import RegionNCC
+from common.samplers import RandomPatches
+from rslm_denoise_lib.classical import best_gaussian, non_local_means
+from rslm_denoise_lib.noise import RicianPatches, add_noise, estimate_level, parse_levels
+from rslm_denoise_lib.training import objective, patch_shape
+
+
+def ball(edge=24):
+    axis = torch.arange(edge) - (edge - 1) / 2
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    mask = (radius < edge / 3).float()
+    return torch.stack([mask * (0.8 + 0.2 * torch.sin(0.4 * radius)), mask])
+
+
+def sampler(**kwargs):
+    return RandomPatches([{"image": ball()}], RicianPatches(**kwargs), 12, 64, seed=3)
+
+
+def test_noise_is_rician():
+    sigma = 0.05
+    background = add_noise(torch.zeros(40, 40, 40), 100 * sigma, seed=0)
+    assert float(background.mean()) == pytest.approx(sigma * np.sqrt(np.pi / 2), rel=0.02)  # Rayleigh
+    bright = add_noise(torch.ones(40, 40, 40), 100 * sigma, seed=0)
+    assert float(bright.std()) == pytest.approx(sigma, rel=0.02)
+    assert float((bright**2).mean()) == pytest.approx(1 + 2 * sigma**2, rel=0.001)
+
+
+def test_noise_repeats_with_its_seed():
+    image = torch.rand(5, 6, 7)
+    assert torch.equal(add_noise(image, 3, 1), add_noise(image, 3, 1))
+    assert not torch.equal(add_noise(image, 3, 1), add_noise(image, 3, 2))
+
+
+def test_half_of_the_patches_are_masked_after_the_noise():
+    batch = sampler(gain=(1, 1)).batch(range(64))
+    silent = (batch["image"].flatten(1) == 0).any(dim=1)
+    assert 0.3 < float(silent.float().mean()) < 0.7
+    noisy = batch["image"][~silent]
+    assert (noisy > 0).all()  # noise in the background too
+    assert (batch["label"].flatten(1) == 0).any(dim=1).any()
+
+
+def test_levels_cover_their_range():
+    batch = sampler(masked=0, gain=(1, 1)).batch(range(64))
+    inside = batch["label"] > 0.5
+    levels = [float((x - y)[m].std()) for x, y, m in zip(batch["image"], batch["label"], inside, strict=True)]
+    assert min(levels) < 0.02
+    assert 0.05 < max(levels) < 0.1
+    fixed = sampler(levels=5, masked=0, gain=(1, 1)).batch(range(8))
+    difference = (fixed["image"] - fixed["label"])[fixed["label"] > 0.5]
+    assert float(difference.std()) == pytest.approx(0.05, rel=0.1)
+
+
+def test_gain_applies_to_both_images():
+    batch = sampler(levels=0.01, masked=0, gain=(0.5, 0.5)).batch(range(4))
+    assert float(batch["label"].max()) <= 0.5
+    assert float((batch["image"] - batch["label"])[batch["label"] > 0.1].abs().max()) < 0.01
+
+
+@pytest.mark.parametrize("level", [2.0, 8.0])
+def test_noise_level_is_estimated(level):
+    image = ball(48)[:1]
+    assert estimate_level(add_noise(image, level, 0)) == pytest.approx(level, rel=0.15)
+
+
+def test_classical_methods_come_nearer_to_the_truth():
+    truth, mask = ball(24).split(1)
+    noisy = add_noise(truth, 6, 0)
+    inside = mask > 0
+    before = float(((noisy - truth)[inside] ** 2).mean())
+    for result in (best_gaussian(noisy, truth, mask), non_local_means(noisy, 6)):
+        assert float(((result - truth)[inside] ** 2).mean()) < 0.9 * before
+
+
+def test_cross_correlation():
+    image = torch.rand(1, 1, 9, 8, 7)
+    metric = RegionNCC("whole")
+    assert float(metric(0.4 * image + 0.1, image)) == pytest.approx(1, abs=0.01)
+    other = torch.rand(1, 1, 9, 8, 7)
+    flat = np.corrcoef(image.flatten(), other.flatten())[0, 1]
+    assert float(metric(other, image)) == pytest.approx(flat, abs=0.02)
+    assert float(metric(torch.full_like(image, 0.5), image)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [0, -1, "[1,-2]", "much", [], float("inf")])
+def test_levels_that_are_not_positive(levels):
+    with pytest.raises(InputError, match="noise_level"):
+        parse_levels(levels)
+
+
+@pytest.mark.parametrize("tau", [-0.1, 1.5, "much", None])
+def test_tau_outside_its_range(tau):
+    with pytest.raises(InputError, match="tau"):
+        objective(tau)
+
+
+def test_weights_of_the_objective():
+    assert objective("0.25") == {"ms_ssim": 0.25, "l1": 0.75}
+
+
+@pytest.mark.parametrize("size", [0, 3, 12.5, "[8,8]", None])
+def test_patch_sizes_that_cannot_work(size):
+    with pytest.raises(InputError, match="patch_size"):
+        patch_shape(size)
