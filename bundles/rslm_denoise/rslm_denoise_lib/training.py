@@ -92,7 +92,7 @@ def expected_seconds(
         cost = {"generator": STEP, "discriminator": 1.0, "both": playing}
         for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
             voxels += cost[trainer.stage(epoch)] * patches * patch_voxels
-    return multiplications(bare(network)) * voxels / convolution_rate(device, filters=32)
+    return multiplications(bare(network)) * voxels / convolution_rate(device)
 
 
 def announce(
