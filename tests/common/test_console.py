@@ -26,7 +26,7 @@ def test_multiplications_per_voxel_are_the_convolutions_weights():
 
 
 def test_the_convolution_rate_foretells_a_convolutions_time():
-    rate = console.convolution_rate("cpu", edge=16, filters=32)
+    rate = console.convolution_rate("cpu", edge=16)
     layer, image = nn.Conv3d(32, 32, 3, padding=1), torch.zeros(1, 32, 24, 24, 24)
     with torch.inference_mode():
         layer(image)
