@@ -39,10 +39,10 @@ class TermsTable:
     def _start(self, engine: Engine) -> None:
         kept = []
         if self.path.is_file():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.reader(file) if row[:1] and row[0].isdigit()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["iteration", "epoch", "term", "value"])
             writer.writerows(row for row in kept if int(row[0]) <= engine.state.iteration)

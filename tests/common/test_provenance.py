@@ -55,7 +55,7 @@ def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
     facts = describe(str(tmp_path), str(tmp_path / "model.pt"), device="cpu")
     path = write(tmp_path / "a_sr.nii.gz", facts, "/home/jane/scans/a.nii.gz")
     assert path.name == "a_sr.nii.gz" + SUFFIX
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert json.loads(text) == {
         "bundle": "a bundle",
         "version": "1.2.3",

@@ -75,7 +75,7 @@ def test_the_users_home_can_be_written_as_a_tilde(tmp_path, monkeypatch):
 
 def test_the_keys_of_a_run_are_kept(tmp_path):
     save_config(tmp_path, {"epochs": 3, "device": torch.device("cpu")})
-    assert json.loads((tmp_path / "config.json").read_text()) == {"epochs": 3, "device": "cpu"}
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == {"epochs": 3, "device": "cpu"}
 
 
 def test_the_seed_decides_the_starting_weights():

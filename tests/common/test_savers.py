@@ -104,7 +104,7 @@ def test_provenance_lies_beside_the_result_without_folders(tmp_path, capsys):
     image = scan(tmp_path / "in" / "a.nii.gz")
     (path,) = save(image, tmp_path / "out")
     assert path == tmp_path / "out" / "a_sr.nii.gz"
-    text = (tmp_path / "out" / "a_sr.nii.gz.provenance.json").read_text()
+    text = (tmp_path / "out" / "a_sr.nii.gz.provenance.json").read_text(encoding="utf-8")
     assert json.loads(text) == {**FACTS, "input": "a.nii.gz"} and str(tmp_path) not in text
     assert capsys.readouterr().out == f"saved {path}\n"
     assert len(list((tmp_path / "out").iterdir())) == 2

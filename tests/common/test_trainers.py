@@ -205,7 +205,7 @@ def test_every_term_is_logged_at_every_iteration(tmp_path):
         train_handlers=[TermsTable(tmp_path, terms_of)],
     )
     run.run()
-    with (tmp_path / "terms.csv").open() as file:
+    with (tmp_path / "terms.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {"loss", "loss_l1", "loss_mse", "adversarial", "discriminator_loss", "score_gap", "gradient_penalty"}
     names |= {"generator_gradient", "discriminator_gradient"}

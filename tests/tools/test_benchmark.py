@@ -30,7 +30,7 @@ def test_sr3d_writes_a_table_of_finite_ratios(command, tmp_path, capsys, monkeyp
     monkeypatch.setattr(benchmark.sr3d, "BATCHES", 1)
     path = tmp_path / "sr3d.md"
     command("sr3d", *SMALL, "--markdown", path)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert text.startswith("## sr3d: 2 layers of 4 filters, inference on 20^3 voxels\n")
     assert f"{torch.get_num_threads()} threads" in text and f"torch {torch.__version__}" in text

@@ -99,7 +99,7 @@ def test_training_writes_all_that_the_summary_names(brains, tmp_path, capsys):
         assert re.search(rf"^{start} +\S", text, re.MULTILINE), start
     summary = [line for line in text.splitlines() if line.startswith("summary:")]
     assert len(summary) == 1 and all(word in summary[0] for word in ("2x2x2: spline", "3x3x3: spline", "gain", "dB"))
-    epochs = {row.split(",")[0] for row in (folder / "scores.csv").read_text().splitlines()[1:]}
+    epochs = {row.split(",")[0] for row in (folder / "scores.csv").read_text(encoding="utf-8").splitlines()[1:]}
     assert epochs == {"0", "1", "2"}, "validated before training and after each epoch"
     assert digest(BUNDLE / "models" / "model.pt") == before
 
@@ -143,7 +143,7 @@ def test_evaluation_prints_and_writes_the_table_of_scales(brains, tmp_path, caps
     (tmp_path / "runs" / "short-1" / "best.pt").rename(weights)
     keys = {"weights": str(weights), "test_scales": "[[2,2,2],[1,1,3],[2,2.5,2]]", "crop": 20}
     run("train", "evaluate", **small(brains, tmp_path, **keys))
-    table = (tmp_path / "runs" / "evaluation-1" / "scores.md").read_text()
+    table = (tmp_path / "runs" / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
     assert table.strip() in capsys.readouterr().out
     assert table.count("sample-") == 9 and table.count("mean ± sd of 3") == 3
     assert "psnr_whole spline" in table and "ssim_foreground network" in table
@@ -203,7 +203,7 @@ def test_inference_serves_the_good_cases_and_tells_of_the_bad(scans, weights, tm
                 nib.affines.apply_affine(image.affine, end) for image, end in zip((source, result), ends, strict=True)
             ]
             np.testing.assert_allclose(*points, atol=1e-4)
-        facts = json.loads(Path(f"{path}.provenance.json").read_text())
+        facts = json.loads(Path(f"{path}.provenance.json").read_text(encoding="utf-8"))
         assert facts["bundle"] == "mri_sr3d" and facts["input"] == "scan.nii.gz"
         assert facts["weights_sha256"] == digest(weights)
         assert str(scans) not in json.dumps(facts) and str(tmp_path) not in json.dumps(facts)
@@ -313,7 +313,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(brains, tmp_path):
         torch.testing.assert_close(two["network"][key], value, rtol=1e-4, atol=1e-7)
     losses = [epoch_loss(tmp_path / "runs" / name / "tensorboard") for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    scores = [(tmp_path / "runs" / name / "scores.csv").read_text() for name in ("one", "two")]
+    scores = [(tmp_path / "runs" / name / "scores.csv").read_text(encoding="utf-8") for name in ("one", "two")]
     rows = [sorted(line.split(",")[:3] for line in text.splitlines()) for text in scores]
     assert rows[0] == rows[1], "every held-out item is scored once, whoever does it"
 
@@ -327,7 +327,9 @@ def test_the_workflows_have_all_properties_that_monai_knows():
 
 
 def test_every_key_is_used_and_shared_blocks_are_equal():
-    train, inference = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference"))
+    train, inference = (
+        json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "inference")
+    )
     standing = {"imports", "run", "train", "validate", "displayable_configs"}
     for config in (train, inference):
         text = json.dumps(config)
@@ -345,6 +347,6 @@ def test_every_key_is_used_and_shared_blocks_are_equal():
         "memory_gb",
     ):
         assert train[key] == inference[key], key
-    several = json.loads((CONFIGS / "multi_gpu_train.json").read_text())
+    several = json.loads((CONFIGS / "multi_gpu_train.json").read_text(encoding="utf-8"))
     assert [item for item in several["run"] if "distributed" not in item] == train["run"]
-    assert len((CONFIGS / "train.json").read_text().splitlines()) <= 350
+    assert len((CONFIGS / "train.json").read_text(encoding="utf-8").splitlines()) <= 350

@@ -104,7 +104,7 @@ def weights_of(made: ConfigWorkflow) -> dict[str, torch.Tensor]:
 def documented() -> dict[str, list[tuple[str, str]]]:
     """The card's rows: overlay name, then ``(key, value)`` of each point."""
     rows = {}
-    for line in (BUNDLE / "docs" / "experiments.md").read_text().splitlines():
+    for line in (BUNDLE / "docs" / "experiments.md").read_text(encoding="utf-8").splitlines():
         cells = line.split("|")
         name = re.fullmatch(r"`(paper_\w+)`", cells[3].strip()) if len(cells) > 5 else None
         if name:
@@ -128,7 +128,7 @@ def test_overlay_changes_only_what_train_json_has(name, monkeypatch):
     assert overlay["from_scratch"] is True
     assert overlay["orient"] is False
     assert [key for key in overlay if key.removeprefix("+") not in train] == []
-    assert len((CONFIGS / f"{name}.json").read_text().splitlines()) <= 40
+    assert len((CONFIGS / f"{name}.json").read_text(encoding="utf-8").splitlines()) <= 40
     merged = load(name)
     for key, content in overlay.items():
         if key.startswith("+"):
@@ -198,7 +198,7 @@ def test_overlay_trains(name, overlay_cases, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     changed = [key for key in before if not torch.equal(before[key], after[key])]
     assert "layers.0.weight" in changed
-    with (tmp_path / "runs" / "run" / "scores.csv").open() as file:
+    with (tmp_path / "runs" / "run" / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["epoch"] for row in rows} == {"0", "1"}
     assert all(math.isfinite(float(row["psnr_foreground"])) for row in rows)
@@ -263,7 +263,7 @@ def test_transfer_evaluates_one_data_sets_network_on_another(overlay_cases, tmp_
         overlay_cases, tmp_path / "other", "evaluate", "paper_table2_transfer", weights=str(weights), crop=16
     )
     tested.run()
-    with (tmp_path / "other" / "runs" / "run" / "scores.csv").open() as file:
+    with (tmp_path / "other" / "runs" / "run" / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["setting"] for row in rows} == {"2x2x2"}
     assert len(rows) == 3  # every subject of the folder

@@ -79,7 +79,7 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     folder = tmp_path / "runs" / "short-1"
     for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "panels", "tensorboard"):
         assert (folder / name).exists(), name
-    with (folder / "scores.csv").open() as file:
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["setting"]) for row in rows] == [(e, s) for e in "012" for s in ("3%", "9%")]
     assert float(rows[0]["baseline_psnr_foreground"]) == pytest.approx(30.5, abs=1.5)
@@ -94,7 +94,7 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["epoch"] == 2
     assert state["discriminator"]
-    with (folder / "terms.csv").open() as file:
+    with (folder / "terms.csv").open(encoding="utf-8") as file:
         names = {(row["epoch"], row["term"]) for row in csv.DictReader(file)}
     assert ("1", "loss_ms_ssim") in names
     assert ("1", "adversarial") not in names  # the warm-up
@@ -122,7 +122,7 @@ def test_every_overlay_trains(train, tmp_path, overlay):
 def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_path):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 10}
     run("train", "evaluate", device="cpu", **SMALL, **keys)
-    table = (tmp_path / "evaluation-1" / "scores.md").read_text()
+    table = (tmp_path / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
     for method in ("noisy", "gaussian", "nlm", "network"):
         assert table.count(f"| {method} ") == 20  # three cases and the mean, at five levels
     assert "mean ± sd of 3" in table
@@ -132,7 +132,7 @@ def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_pa
 def test_one_fixed_level(brains, weights, tmp_path):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 8}
     run("train", "evaluate", device="cpu", noise_level="5", classical="false", **SMALL, **keys)
-    with (tmp_path / "evaluation-1" / "scores.csv").open() as file:
+    with (tmp_path / "evaluation-1" / "scores.csv").open(encoding="utf-8") as file:
         assert {row["setting"] for row in csv.DictReader(file)} == {"5%"}
 
 
@@ -158,7 +158,7 @@ def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path
     np.testing.assert_allclose(restored, np.clip(image, np.percentile(image, 0.1), None), atol=1.0)
     residual = nib.load(tmp_path / "out" / "one_residual.nii.gz").get_fdata()
     np.testing.assert_allclose(residual + restored, image, atol=1e-2)
-    facts = json.loads((tmp_path / "out" / "one_denoised.nii.gz.provenance.json").read_text())
+    facts = json.loads((tmp_path / "out" / "one_denoised.nii.gz.provenance.json").read_text(encoding="utf-8"))
     assert facts["bundle"] == "rslm_denoise"
     assert facts["input"] == "one.nii.gz"
 
@@ -198,10 +198,12 @@ def test_input_that_cannot_work_is_named_in_one_line(train, keys, text):
 
 
 def test_inference_and_training_define_the_same_network():
-    train, inference = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference"))
+    train, inference = (
+        json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "inference")
+    )
     assert train["network_def"] == inference["network_def"]
-    assert len((CONFIGS / "train.json").read_text().splitlines()) <= 350
-    assert all(len((CONFIGS / f"{name}.json").read_text().splitlines()) <= 40 for name in OVERLAYS)
+    assert len((CONFIGS / "train.json").read_text(encoding="utf-8").splitlines()) <= 350
+    assert all(len((CONFIGS / f"{name}.json").read_text(encoding="utf-8").splitlines()) <= 40 for name in OVERLAYS)
 
 
 def test_shipped_weights_fit():

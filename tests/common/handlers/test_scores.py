@@ -49,7 +49,7 @@ def table(tmp_path):
 def test_a_line_per_case_setting_and_epoch(table):
     validate(table, 1)
     validate(table, 2, shift=1.0)
-    with table.path.open(newline="") as file:
+    with table.path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["case"], row["setting"]) for row in rows] == [(e, *c) for e in "12" for c in CASES]
     assert [float(row["psnr_foreground"]) for row in rows] == [30, 25, 32, 26, 31, 26, 33, 27]
