@@ -31,8 +31,11 @@ FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussia
 
 
 def low_resolution_size(size: int, factor: float) -> int:
-    """Number of voxels of an axis of ``size`` voxels after sampling at ``factor`` times the spacing."""
-    return max(1, math.ceil(size / factor - 1e-6))
+    """Number of voxels of an axis of ``size`` voxels after sampling at ``factor`` times the spacing.
+
+    A thousandth of a voxel counts as none: headers store spacings with few digits.
+    """
+    return max(1, math.ceil(size / factor - 1e-3))
 
 
 @lru_cache(maxsize=1024)

@@ -231,3 +231,8 @@ def test_one_thickness_is_that_of_the_coarsest_axis_and_three_are_per_axis(caplo
     image = scan((3, 1, 1))
     one, three = (warnings(caplog, image, slice_thickness=t) for t in (2, "[2,1,1]"))
     assert len(one) == 1 and one == three
+
+
+def test_spacings_stored_with_few_digits_add_no_voxel():
+    image = scan((0.7986111, 0.79861112, 6.000001), (72, 72, 11))
+    assert move(image, spacing="[1,1,1]").shape == (1, 58, 58, 66)
