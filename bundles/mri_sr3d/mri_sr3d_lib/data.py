@@ -17,7 +17,7 @@ from common.sample_data import sample_brains
 from common.savers import stem_of
 from common.settings import triple, value
 from common.transforms.degradation import degrade
-from common.transforms.geometry import grid_affine
+from common.transforms.geometry import grid_affine, middle_window
 from common.transforms.intensity import foreground_mask
 
 __all__ = ["DegradedVolumes", "parse_scales", "sample_scan", "setting_name"]
@@ -110,7 +110,7 @@ class DegradedVolumes(CacheDataset):
         scale = self.scales[index % len(self.scales)]
         volume = volume.as_tensor()
         low, interpolated = degrade(volume[:1], scale, self.sigma, self.thickness)
-        window = (slice(None), *self._window(volume))
+        window = (slice(None), *middle_window(foreground_mask(volume[0]), self.crop))
         blown_up = low
         for axis, factor in enumerate(scale):
             nearest = (torch.arange(volume.shape[axis + 1], device=low.device) + 0.5).div(factor).long()
@@ -128,20 +128,7 @@ class DegradedVolumes(CacheDataset):
         total = 0
         for i in range(len(self.data)):
             volume = super().__getitem__(i)["image"].as_tensor()
-            window = self._window(volume)
-            inside = torch.nonzero(foreground_mask(volume[0])[tuple(window)])
+            mask = foreground_mask(volume[0])
+            inside = torch.nonzero(mask[tuple(middle_window(mask, self.crop))])
             total += int((inside.amax(dim=0) - inside.amin(dim=0) + 1).prod()) if len(inside) else 0
         return total * len(self.scales)
-
-    def _window(self, volume: torch.Tensor) -> list[slice]:
-        shape = volume.shape[1:]
-        if self.crop is None:
-            return [slice(0, n) for n in shape]
-        inside = torch.nonzero(foreground_mask(volume[0])).cpu().numpy()
-        middle = (inside.min(axis=0) + inside.max(axis=0) + 1) // 2
-        window = []
-        for centre, edge, length in zip(middle, self.crop, shape, strict=True):
-            edge = min(int(edge), length)
-            start = int(np.clip(centre - edge // 2, 0, length - edge))
-            window.append(slice(start, start + edge))
-        return window
