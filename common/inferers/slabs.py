@@ -24,8 +24,9 @@ except ImportError:  # the bar is a comfort
 class _Layer:
     """One convolution with what follows it pointwise, and the planes it still needs of what it was given."""
 
-    def __init__(self, convolution: nn.Module, cropped: Sequence[bool]) -> None:
+    def __init__(self, convolution: nn.Module, cropped: Sequence[bool], form: torch.memory_format) -> None:
         self.convolution = convolution
+        self.form = form
         self.after: list[nn.Module] = []
         self.radius = convolution.kernel_size[0] // 2
         # an axis cropped on both sides has true neighbours as its halo, so it shrinks instead of being padded
@@ -51,19 +52,21 @@ class _Layer:
         return out
 
     def _joined(self, planes: torch.Tensor, first: bool, last: bool) -> torch.Tensor:
-        """The planes kept and the new ones, with zeros where the volume ends; one copy, as all are channels last."""
-        form = _format(planes)
+        """The planes kept and the new ones, with zeros where the volume ends; one copy, in the layers' format."""
         parts = [planes] if self.kept is None else [self.kept, planes]
         if self.margin and (first or last):
             shape = list(planes.shape)
             shape[2] = self.margin
-            margin = planes.new_zeros(shape).contiguous(memory_format=form)
+            margin = planes.new_zeros(shape).contiguous(memory_format=self.form)
             parts = [*([margin] if first else []), *parts, *([margin] if last else [])]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2).contiguous(memory_format=form)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2).contiguous(memory_format=self.form)
 
 
-def _format(image: torch.Tensor) -> torch.memory_format:
-    return torch.channels_last_3d if image.ndim == 5 else torch.channels_last
+def _format(convolutions: Sequence[nn.Module]) -> torch.memory_format:
+    """Channels last if all weights are, else torch's default."""
+    form = torch.channels_last_3d if convolutions[0].weight.ndim == 5 else torch.channels_last
+    last = all(convolution.weight.is_contiguous(memory_format=form) for convolution in convolutions)
+    return form if last else torch.contiguous_format
 
 
 class LayerSlabs:
@@ -107,17 +110,18 @@ class LayerSlabs:
             ``(B, C', H, W', [D'])``; a cropped axis is shorter by twice the receptive radius.
         """
         cropped = [False] * (image.ndim - 2) if cropped is None else list(cropped)
+        form = _format([m for m in self.layers if isinstance(m, nn.Conv2d | nn.Conv3d)])
         chain: list[_Layer] = []
         for module in self.layers:
             if isinstance(module, nn.Conv2d | nn.Conv3d):
-                chain.append(_Layer(module, cropped))
+                chain.append(_Layer(module, cropped, form))
             else:
                 chain[-1].after.append(module)
         starts = list(range(0, image.shape[2], self._slab(image, chain)))
         bar = tqdm(starts, desc="slabs", leave=False) if self.progress and tqdm and len(starts) > 1 else starts
         done = []
         for start, stop in zip(bar, [*starts[1:], image.shape[2]], strict=True):
-            planes = image[:, :, start:stop].contiguous(memory_format=_format(image))
+            planes = image[:, :, start:stop].contiguous(memory_format=form)
             done.append(self._push(chain, planes, start == 0, stop == image.shape[2]))
         return torch.cat([planes for planes in done if planes is not None], dim=2)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -84,5 +87,49 @@ def test_times_are_told_with_their_unit():
 def test_wrong_values_are_told_in_one_line(command, words, message):
     with pytest.raises(SystemExit) as caught:
         command("sr3d", *words)
+    assert str(caught.value).startswith("error: ") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_denoise_tells_speed_and_quality_beside_bm4d(command, tmp_path, monkeypatch):
+    brain = np.full((24, 24, 24), 100, np.float32)
+    brain[6:18, 6:18, 6:18] = np.linspace(300, 1000, 12)
+    nib.save(nib.Nifti1Image(brain, np.eye(4)), tmp_path / "brain.nii.gz")
+    told = []
+
+    def exact(noisy, sigma):
+        told.append((noisy.shape, sigma))
+        return (brain - 100) / 900
+
+    monkeypatch.setattr(benchmark.denoise, "bm4d", SimpleNamespace(bm4d=exact))
+    monkeypatch.setattr(benchmark.denoise, "has_bm4d", True)
+    path = tmp_path / "denoise.md"
+    command("denoise", "--edge", 24, "--scan", tmp_path / "brain.nii.gz", "--level", 9, "--markdown", path)
+    text = path.read_text(encoding="utf-8")
+    assert told == [((24, 24, 24), 0.09)]
+    assert text.startswith("## denoise: 24x24x24 voxels, 9 % Rician noise\n")
+    assert "against a bare 7x7x7 convolution" in text and "at least 0.85" in text and "at least 3.00" in text
+    noisy, network, other = (float(dB) for dB in re.findall(r" ([\d.]+) dB", text))
+    assert 15 < noisy < 25 and noisy < network < 40 and other > 60  # the network's own weights, the faked perfect BM4D
+
+
+def test_denoise_without_bm4d_says_how_to_get_it(command, monkeypatch):
+    monkeypatch.setattr(benchmark.denoise, "has_bm4d", False)
+    with pytest.raises(SystemExit, match="error: the package bm4d is missing: pip install"):
+        command("denoise")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--edge", "0"), "edge must be a whole number"),
+        (("--level", "-1"), "noise_level must be"),
+        (("--scan", "nowhere.nii"), "nowhere.nii: "),
+    ],
+)
+def test_denoise_tells_wrong_values_in_one_line(command, monkeypatch, words, message):
+    monkeypatch.setattr(benchmark.denoise, "has_bm4d", True)
+    with pytest.raises(SystemExit) as caught:
+        command("denoise", *words)
     assert str(caught.value).startswith("error: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ import torch
 
 from common.handlers.scores import markdown_table
 
-__all__ = ["Comparison", "chosen_device", "in_turn", "report", "seconds_text", "timed"]
+__all__ = ["Comparison", "check_counts", "chosen_device", "in_turn", "report", "seconds_text", "timed"]
 
 
 @dataclass
@@ -42,6 +42,17 @@ class Comparison:
         else:
             ratio, target = f"{100 * self.ratio:.2f} %", f"at most {100 * self.most:.0f} %"
         return [self.what, self.ours, self.other, ratio, target, "yes" if self.met else "no"]
+
+
+def check_counts(**numbers: object) -> None:
+    """Makes sure that all are whole numbers of at least 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {number}")
 
 
 def chosen_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ from mri_sr3d_lib.data import parse_scales
 from mri_sr3d_lib.networks import ReCNN
 from mri_sr3d_lib.training import parameter_groups
 
-from .compare import Comparison, chosen_device, in_turn, report, seconds_text, timed
+from .compare import Comparison, check_counts, chosen_device, in_turn, report, seconds_text, timed
 
 WINDOW, OVERLAP = 64, 0.25  # of the sliding window
 FACTOR = 2.0  # of the degradation that is compared
@@ -57,9 +57,7 @@ def sr3d(
     """
     if not (isinstance(volume, Sequence) and len(volume) == 3 and all(isinstance(n, int) and n > 0 for n in volume)):
         raise ValueError(f"volume must be three sizes such as [256,256,180], got {volume}")
-    for name, number in {"edge": edge, "layers": layers, "filters": filters, "repeats": repeats}.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {number}")
+    check_counts(edge=edge, layers=layers, filters=filters, repeats=repeats)
     where = chosen_device(device)
     torch.manual_seed(0)
     network = ReCNN(layers, filters).to(where, memory_format=torch.channels_last_3d)

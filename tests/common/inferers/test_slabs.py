@@ -74,7 +74,8 @@ def memory_for(image, net, slabs):
 def _count(slabs, image):
     from common.inferers.slabs import _Layer
 
-    chain = [_Layer(m, [False] * 3) for m in slabs.layers if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    convolutions = [m for m in slabs.layers if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    chain = [_Layer(m, [False] * 3, torch.contiguous_format) for m in convolutions]
     return len(range(0, image.shape[2], slabs._slab(image, chain)))
 
 
@@ -100,6 +101,18 @@ def test_a_chain_much_deeper_than_a_slab_equals_one_pass(cropped, pushes):
             expected = expected[..., 9:-9, 9:-9, 9:-9]
         equal(LayerSlabs(net.layers, TINY)(image, [cropped] * 3), expected)
     assert len(pushes) == 8
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last_3d])
+def test_slabs_are_joined_in_the_memory_format_of_the_weights(form, monkeypatch):
+    net, image = network(3, 3, 3).to(memory_format=form), torch.randn(1, 1, 20, 9, 10)
+    given, convolve = [], torch.nn.functional.conv3d
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda x, *a, **k: given.append(x) or convolve(x, *a, **k))
+    with torch.no_grad():
+        expected = net.layers(image)
+        given.clear()
+        equal(LayerSlabs(net.layers, TINY)(image), expected)
+    assert len(given) > 6 and all(x.is_contiguous(memory_format=form) for x in given)
 
 
 def test_planes_that_are_barely_there_are_enough():
