@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -226,20 +225,9 @@ def test_inference_takes_spacing_or_scale(scans, weights, tmp_path, keys, shape)
     assert result.get_data_dtype() == (np.int16 if "integers" in keys else np.float32)
 
 
-def test_a_dicom_series_is_a_case(weights, tmp_path):
-    series = tmp_path / "in" / "patient.1"
-    series.mkdir(parents=True)
+def test_a_dicom_series_is_a_case(weights, tmp_path, write_dicom):
     voxels = np.random.default_rng(0).integers(0, 900, (6, 20, 18)).astype(np.int16)  # slices first, as ITK has it
-    for k, plane in enumerate(voxels):
-        image = itk.image_from_array(plane[None])
-        image.SetSpacing([1.0, 1.2, 5.0])
-        image.SetOrigin([-9.0, 4.0, 5.0 * k])
-        tags = image.GetMetaDataDictionary()
-        tags["0020|000e"], tags["0008|0060"] = "1.2.826.0.1.9", "MR"
-        tags["0020|0032"] = f"-9\\4\\{5 * k}"
-        io = itk.GDCMImageIO.New()
-        io.KeepOriginalUIDOn()
-        itk.ImageFileWriter.New(image, FileName=str(series / f"{k}.dcm"), ImageIO=io).Update()
+    write_dicom(tmp_path / "in" / "patient.1", voxels)
     infer(tmp_path / "in", weights, tmp_path / "out", spacing="[1,1.2,2.5]")
     result = nib.load(tmp_path / "out" / "patient.1_sr.nii.gz")
     assert result.shape == (18, 20, 12)

@@ -163,6 +163,18 @@ def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path
     assert facts["input"] == "one.nii.gz"
 
 
+def test_a_dicom_series_is_denoised_on_its_own_grid(weights, tmp_path, write_dicom):
+    voxels = np.random.default_rng(0).integers(0, 900, (6, 20, 18)).astype(np.int16)
+    write_dicom(tmp_path / "in" / "patient.1", voxels)
+    run("inference", device="cpu", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out", weights=weights, **SMALL)
+    result = nib.load(tmp_path / "out" / "patient.1_denoised.nii.gz")
+    assert result.shape == (18, 20, 6)
+    np.testing.assert_allclose(result.affine[:3, 3], [9, -4, 0], atol=1e-4)  # LPS to RAS
+    expected = voxels.transpose(2, 1, 0)
+    inside = (expected > 20) & (expected < 880)  # the weights hand the image on, within its robust range
+    np.testing.assert_allclose(result.get_fdata()[inside], expected[inside], atol=1.0)
+
+
 def test_a_case_that_fails_does_not_stop_the_others(weights, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
