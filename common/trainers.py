@@ -178,7 +178,7 @@ class AdversarialTrainer(SupervisedTrainer):
         half = torch.bfloat16 if kind != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
         self._autocast = {"device_type": kind, "dtype": half, "enabled": bool(amp)}
         scaled = bool(amp) and half == torch.float16
-        self._scalers = [torch.amp.GradScaler(kind, enabled=scaled) for _ in range(2)]
+        self.scalers = [torch.amp.GradScaler(kind, enabled=scaled) for _ in range(2)]
 
     def stage(self, epoch: int) -> str:
         """Who trains in an epoch (counted from 1): ``generator``, ``discriminator`` or ``both``."""
@@ -211,7 +211,7 @@ class AdversarialTrainer(SupervisedTrainer):
 
     def _critic_step(self, engine: AdversarialTrainer, batches: list[Any]) -> None:
         engine.discriminator_optimizer.zero_grad(set_to_none=True)
-        scaler, sums = self._scalers[1], {}
+        scaler, sums = self.scalers[1], {}
         for batch in batches:
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
@@ -242,7 +242,7 @@ class AdversarialTrainer(SupervisedTrainer):
     def _generator_step(self, engine: AdversarialTrainer, batches: list[Any]) -> None:
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
         playing = self.stage(engine.state.epoch) == "both"
-        scaler, sums, output = self._scalers[0], {}, engine.state.output
+        scaler, sums, output = self.scalers[0], {}, engine.state.output
         for batch in batches:
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.discriminator):

@@ -100,8 +100,8 @@ class RunCheckpoint:
     def __call__(self, engine: Engine) -> None:
         if is_main_process():
             state = {name: part.state_dict() for name, part in self.parts.items()}
-            scaler = engine.scaler.state_dict() if engine.scaler is not None else {}  # of mixed precision
-            save_atomically({**state, "scaler": scaler, "epoch": engine.state.epoch}, self.path)
+            scalers = [scaler.state_dict() for scaler in _scalers(engine)]
+            save_atomically({**state, "scalers": scalers, "epoch": engine.state.epoch}, self.path)
 
     def resume(self, wanted: Any) -> bool:
         """Brings everything back to where the run stopped, if ``wanted``.
@@ -112,7 +112,7 @@ class RunCheckpoint:
         if not boolean(wanted):
             return False
         state = load_checkpoint(self.path)
-        if not isinstance(state, Mapping) or state.keys() != {*self.parts, "scaler", "epoch"}:
+        if not isinstance(state, Mapping) or state.keys() != {*self.parts, "scalers", "epoch"}:
             raise InputError(f"{self.path}: does not belong to this configuration")
         engine = self.engine
         if state["epoch"] >= engine.state.max_epochs:
@@ -122,11 +122,17 @@ class RunCheckpoint:
                 part.load_state_dict(state[name])
             except (RuntimeError, ValueError, KeyError) as error:
                 raise InputError(f"{self.path}: its {name} does not fit this configuration") from error
-        if engine.scaler is not None and state["scaler"]:
-            engine.scaler.load_state_dict(state["scaler"])
+        for scaler, saved in zip(_scalers(engine), state["scalers"], strict=False):
+            if saved:  # empty where the loss was not scaled
+                scaler.load_state_dict(saved)
         length, epochs = engine.state.epoch_length, engine.state.max_epochs
         engine.load_state_dict({"epoch": state["epoch"], "epoch_length": length, "max_epochs": epochs})
         return True
+
+
+def _scalers(engine: Engine) -> list:
+    """Loss scalers of mixed precision: an ``AdversarialTrainer`` has two, MONAI's own trainer one or none."""
+    return getattr(engine, "scalers", None) or [scaler for scaler in [engine.scaler] if scaler is not None]
 
 
 class BestWeights:

@@ -296,6 +296,20 @@ def test_resuming_gives_the_weights_of_an_undisturbed_run_bit_by_bit(tmp_path):
     assert torch.load(tmp_path / "broken" / "last.pt", weights_only=True)["epoch"] == 4
 
 
+def test_loss_scales_are_resumed(tmp_path):
+    def stopped(epochs, scale):
+        critic = PatchDiscriminator(2, channels=4, in_channels=1, num_layers_d=1, norm=None)
+        checkpoint = RunCheckpoint(tmp_path, {})
+        run = trainer(convolutions(), critic, max_epochs=epochs, train_handlers=[checkpoint])
+        run.scalers = [torch.amp.GradScaler("cpu", init_scale=scale * k) for k in (1, 2)]  # as float16 has them on GPUs
+        return run, checkpoint
+
+    stopped(1, 64.0)[0].run()
+    run, checkpoint = stopped(2, 4.0)
+    assert checkpoint.resume(True)
+    assert [scaler.get_scale() for scaler in run.scalers] == [64.0, 128.0]
+
+
 def test_autocast_keeps_losses_in_float32():
     critic = PatchDiscriminator(2, channels=4, in_channels=1, num_layers_d=1, norm=None)
     run = trainer(convolutions(), critic, amp=True, penalty_weight=1.0)

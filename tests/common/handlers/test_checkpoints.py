@@ -137,7 +137,7 @@ def test_without_the_wish_nothing_is_resumed(tmp_path):
 def test_the_checkpoint_holds_tensors_and_plain_numbers(tmp_path):
     trainer(tmp_path, 1)[0].run()
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert set(state) == {"network", "optimizer", "lr_scheduler", "best", "scaler", "epoch"} and state["epoch"] == 1
+    assert set(state) == {"network", "optimizer", "lr_scheduler", "best", "scalers", "epoch"} and state["epoch"] == 1
 
 
 def test_a_complete_run_says_so_and_goes_on_with_more_epochs(tmp_path):
