@@ -57,18 +57,29 @@ class RicianPatches:
         masked: share of patches whose background is zeroed after the noise.
         gain: range of a factor on both images: the 99.9 percentile of a noisy scan lies above that of the noise-free
             one, so at inference a scan is scaled a little lower than in training (an addition to the paper).
+        brightness: range of a factor on the truth before the noise: where vessels or an enhancing tumour hold the 99.9
+            percentile, tissue lies far below it and the noise weighs more (an addition to the paper).
 
     Raises:
         InputError: a level that is not positive.
-        ValueError: ``masked`` outside [0, 1], or a ``gain`` that is not a range of positive factors.
+        ValueError: ``masked`` outside [0, 1], or ``gain`` or ``brightness`` is no range of positive factors.
     """
 
-    def __init__(self, levels: Any = (1, 9), masked: float = 0.5, gain: Sequence[float] = (0.8, 1.1)) -> None:
+    def __init__(
+        self,
+        levels: Any = (1, 9),
+        masked: float = 0.5,
+        gain: Sequence[float] = (0.8, 1.1),
+        brightness: Sequence[float] = (0.4, 1.0),
+    ) -> None:
         self.levels = parse_levels(levels)
-        if not 0 <= masked <= 1 or len(gain) != 2 or not 0 < gain[0] <= gain[1]:
-            raise ValueError(f"masked must lie in [0, 1] and gain be a range of factors, got {masked} and {gain}")
+        if not 0 <= masked <= 1:
+            raise ValueError(f"masked must lie in [0, 1], got {masked}")
+        for name, factors in {"gain": gain, "brightness": brightness}.items():
+            if len(factors) != 2 or not 0 < factors[0] <= factors[1]:
+                raise ValueError(f"{name} must be a range of positive factors, got {factors}")
         self.masked = masked
-        self.gain = tuple(gain)
+        self.gain, self.brightness = tuple(gain), tuple(brightness)
 
     def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
         """Noisy patches as "image" and truth as "label", ``(B, 1, *size)``.
@@ -81,7 +92,7 @@ class RicianPatches:
             truth, mask = patch.volume[(slice(None), *window)].split(1)
             level = float(np.exp(patch.random.uniform(*np.log([min(self.levels), max(self.levels)]))))
             factor = patch.random.uniform(*self.gain)
-            truth = truth.clamp_min(0)
+            truth = truth.clamp_min(0) * patch.random.uniform(*self.brightness)
             noisy = add_noise(truth, level, int(patch.random.integers(2**31)))
             if patch.random.random() < self.masked:
                 truth, noisy = truth * mask, noisy * mask

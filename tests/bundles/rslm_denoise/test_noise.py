@@ -42,7 +42,7 @@ def test_noise_repeats_with_its_seed():
 
 
 def test_half_of_the_patches_are_masked_after_the_noise():
-    batch = sampler(gain=(1, 1)).batch(range(64))
+    batch = sampler(gain=(1, 1), brightness=(1, 1)).batch(range(64))
     silent = (batch["image"].flatten(1) == 0).any(dim=1)
     assert 0.3 < float(silent.float().mean()) < 0.7
     noisy = batch["image"][~silent]
@@ -51,20 +51,36 @@ def test_half_of_the_patches_are_masked_after_the_noise():
 
 
 def test_levels_cover_their_range():
-    batch = sampler(masked=0, gain=(1, 1)).batch(range(64))
+    batch = sampler(masked=0, gain=(1, 1), brightness=(1, 1)).batch(range(64))
     inside = batch["label"] > 0.5
     levels = [float((x - y)[m].std()) for x, y, m in zip(batch["image"], batch["label"], inside, strict=True)]
     assert min(levels) < 0.02
     assert 0.05 < max(levels) < 0.1
-    fixed = sampler(levels=5, masked=0, gain=(1, 1)).batch(range(8))
+    fixed = sampler(levels=5, masked=0, gain=(1, 1), brightness=(1, 1)).batch(range(8))
     difference = (fixed["image"] - fixed["label"])[fixed["label"] > 0.5]
     assert float(difference.std()) == pytest.approx(0.05, rel=0.1)
 
 
 def test_gain_applies_to_both_images():
-    batch = sampler(levels=0.01, masked=0, gain=(0.5, 0.5)).batch(range(4))
+    batch = sampler(levels=0.01, masked=0, gain=(0.5, 0.5), brightness=(1, 1)).batch(range(4))
     assert float(batch["label"].max()) <= 0.5
     assert float((batch["image"] - batch["label"])[batch["label"] > 0.1].abs().max()) < 0.01
+
+
+def test_brightness_applies_before_the_noise():
+    usual = sampler(levels=5, masked=0, gain=(1, 1), brightness=(1, 1)).batch(range(8))
+    dark = sampler(levels=5, masked=0, gain=(1, 1), brightness=(0.5, 0.5)).batch(range(8))
+    torch.testing.assert_close(dark["label"], usual["label"] / 2)
+    inside = usual["label"] > 0.5
+    for batch in (usual, dark):  # noise as strong as ever
+        assert float((batch["image"] - batch["label"])[inside].std()) == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["gain", "brightness"])
+@pytest.mark.parametrize("factors", [(0, 1), (1, 0.5), (1,)])
+def test_factors_that_are_no_range(name, factors):
+    with pytest.raises(ValueError, match=f"{name} must be a range"):
+        RicianPatches(**{name: factors})
 
 
 @pytest.mark.parametrize("level", [2.0, 8.0])
