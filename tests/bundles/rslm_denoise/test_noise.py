@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import os
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from common.inputs import InputError
 from common.metrics import RegionNCC
+from common.sample_data import write_brain_cases
 from common.samplers import RandomPatches
+from common.transforms.intensity import ScaleIntensityRobustd
+from rslm_denoise_lib import data
 from rslm_denoise_lib.classical import best_gaussian, non_local_means
 from rslm_denoise_lib.noise import RicianPatches, add_noise, estimate_level, parse_levels
 from rslm_denoise_lib.training import objective, patch_shape
@@ -128,3 +134,14 @@ def test_weights_of_the_objective():
 def test_patch_sizes_that_cannot_work(size):
     with pytest.raises(InputError, match="patch_size"):
         patch_shape(size)
+
+
+def test_the_sample_scan_has_the_noise_it_claims(tmp_path, monkeypatch):
+    write_brain_cases(tmp_path / "brains", 1, (48, 56, 48), progress=False)
+    monkeypatch.setattr(data, "sample_brains", lambda: tmp_path / "brains")
+    path = data.sample_scan()
+    made = os.stat(path).st_mtime_ns
+    assert data.sample_scan() == path and os.stat(path).st_mtime_ns == made  # made once
+    image = torch.as_tensor(nib.load(path).get_fdata(dtype=np.float32))[None]
+    scaled = torch.as_tensor(ScaleIntensityRobustd("image")({"image": image})["image"])
+    assert estimate_level(scaled) == pytest.approx(data.SAMPLE_LEVEL, rel=0.25)
