@@ -119,7 +119,7 @@ def test_warm_up_stages():
 
     @run.on(Events.EPOCH_COMPLETED)
     def remember(engine):
-        history.append((float(network.scale), float(critic.scale), terms_of(engine.state.output)))
+        history.append((network.scale.item(), critic.scale.item(), terms_of(engine.state.output)))
 
     run.run()
     (g1, d1, t1), (g2, d2, t2), (g3, d3, t3) = history
