@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of a bundle's network and weights, in the bundle's folder as the working directory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, verify_net_in_out
+from monai.networks import convert_to_onnx, convert_to_torchscript
+from monai.utils import optional_import
+from torch import nn
+
+from common.weights import load_into
+
+__all__ = ["check_export", "check_onnx", "check_shapes", "check_torchscript", "check_weights"]
+
+onnxruntime, has_onnxruntime = optional_import("onnxruntime")
+
+EDGES = (16, 20, 24)  # of the sample that is traced, times the network's least step
+OTHER = (20, 16, 28)  # of the sample that is compared, so that no size is a constant of the trace
+TOLERANCE = 1e-4
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, exporters and MONAI's checks tell nothing but their errors."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _network() -> nn.Module:
+    parser = ConfigParser()
+    parser.read_config("configs/inference.json")
+    parser["bundle_root"], parser["device"] = ".", "cpu"
+    return load_into(parser.get_parsed_content("network_def"), "models/model.pt").eval()
+
+
+def _formats() -> tuple[dict[str, Any], dict[str, Any]]:
+    metadata = json.loads(Path("configs/metadata.json").read_text(encoding="utf-8"))["network_data_format"]
+    return metadata["inputs"]["image"], metadata["outputs"]["pred"]
+
+
+def _sample(edges: tuple[int, ...], batch: int = 2) -> torch.Tensor:
+    """A random image as the metadata describes it; fixed sizes are kept, "16*n" gives a multiple of 16."""
+    image, _ = _formats()
+    sizes = []
+    for entry, edge in zip(image["spatial_shape"], edges, strict=False):
+        step = int(entry.split("*")[0]) if isinstance(entry, str) and entry.split("*")[0].isdigit() else 1
+        sizes.append(entry if isinstance(entry, int) else -(-edge // step) * step)
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch, image["num_channels"], *sizes, generator=generator)
+
+
+def _dynamic_axes(image: torch.Tensor) -> dict[int, str]:
+    fixed = [axis + 2 for axis, entry in enumerate(_formats()[0]["spatial_shape"]) if isinstance(entry, int)]
+    return {axis: f"axis{axis}" for axis in (0, *range(2, image.ndim)) if axis not in fixed}
+
+
+def _compare(made: torch.Tensor, expected: torch.Tensor, what: str) -> list[str]:
+    if made.shape != expected.shape:
+        return [f"{what} gives {tuple(made.shape)} instead of {tuple(expected.shape)}"]
+    difference = float((made - expected).abs().max())
+    return [] if difference <= TOLERANCE else [f"{what} differs by {difference:.2g}"]
+
+
+def check_weights(name: str) -> list[str]:
+    """All weights are flat, made of tensors alone, load on a CPU, and ``model.pt`` fits the network of inference."""
+    wrong = []
+    for path in sorted(Path("models").rglob("*.pt")):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+            wrong.append(f"{path} is not flat")
+        elif not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            wrong.append(f"{path} holds values that are not finite")
+    _network()
+    return wrong
+
+
+def check_shapes(name: str) -> list[str]:
+    """The network takes and gives what the metadata says: channels, type, and the spatial size or its multiple."""
+    with _quiet():
+        verify_net_in_out("network_def", "configs/metadata.json", "configs/inference.json", p=4, n=1, any=16)
+    image, sample = _formats()[0], _sample(OTHER)
+    with torch.inference_mode():
+        made = _network()(sample)
+    factor = int(_formats()[1].get("scale_factor", 1))
+    wanted = (2, _formats()[1]["num_channels"], *(factor * edge for edge in sample.shape[2:]))
+    wrong = [] if tuple(made.shape) == wanted else [f"gives {tuple(made.shape)} where {wanted} is told"]
+    if len(image["spatial_shape"]) != made.ndim - 2:
+        wrong.append(f"spatial_shape has {len(image['spatial_shape'])} axes")
+    return wrong
+
+
+def check_torchscript(name: str) -> list[str]:
+    """TorchScript of the network computes the same."""
+    network, sample = _network(), _sample(OTHER)
+    with _quiet(), torch.inference_mode():
+        return _compare(convert_to_torchscript(network)(sample), network(sample), "TorchScript")
+
+
+def check_export(name: str) -> list[str]:
+    """``torch.export`` with free batch and image sizes computes the same at other sizes."""
+    network, traced, other = _network(), _sample(EDGES), _sample(OTHER, batch=3)
+    shapes = {axis: torch.export.Dim.DYNAMIC for axis in _dynamic_axes(traced)}
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(network, (traced,), dynamic_shapes=(shapes,))
+        return _compare(program.module()(other), network(other), "torch.export")
+
+
+def check_onnx(name: str) -> list[str]:
+    """ONNX with free batch and image sizes computes the same in onnxruntime at other sizes.
+
+    Raises:
+        ModuleNotFoundError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    if not has_onnxruntime:
+        raise ModuleNotFoundError("onnxruntime")
+    network, traced, other = _network(), _sample(EDGES), _sample(OTHER, batch=3)
+    names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": _dynamic_axes(traced)}}
+    with _quiet(), torch.no_grad():
+        model = convert_to_onnx(network, [traced], **names)
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        made = session.run(None, {"image": other.numpy()})[0]
+        return _compare(torch.from_numpy(made), network(other), "ONNX")
