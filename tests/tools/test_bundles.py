@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundles' keys as their cards tell them."""
+
+import json
+
+import pytest
+
+from tools import bundles as listing
+from tools.package import ROOT, bundle_names
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the program with the given words after its name; gives what it prints."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["bundles", *words])
+        listing.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_all_bundles_are_listed(command):
+    lines = command().splitlines()
+    assert [line.split()[0] for line in lines] == bundle_names()
+    assert all(" MB)" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", bundle_names())
+def test_the_card_tells_of_every_key_of_the_user_with_its_meaning(name):
+    keys = {key.name: key for key in listing.keys_of(name)}
+    assert all(key.meaning != "see the card" for key in keys.values())
+    for config in ("train", "inference"):
+        content = json.loads((ROOT / "bundles" / name / "configs" / f"{config}.json").read_text(encoding="utf-8"))
+        own = list(content)[1 : list(content).index("bundle_root")]  # behind the imports
+        assert own and not set(own) - set(keys), config
+
+
+def test_keys_are_printed_with_defaults_and_meaning(command):
+    text = command("rslm_denoise")
+    assert text.startswith("rslm_denoise 0.")
+    assert "--tau 0.89 [train, evaluate]\n    weight of MS-SSIM against L1\n" in text
+    assert "--test_levels" not in text or "[1, 3, 5, 7, 9] (evaluate)" in text
+    assert "--memory_gb 4\n" in text  # the same in all
+
+
+def test_an_unknown_bundle_is_told_in_one_line(command):
+    with pytest.raises(SystemExit, match="error: no bundle is called nothing; there are "):
+        command("nothing")
+
+
+def test_a_key_that_no_configuration_has_is_an_error(tmp_path, monkeypatch):
+    folder = tmp_path / "bundles" / "b"
+    for name in ("train", "inference", "evaluate"):
+        (folder / "configs").mkdir(parents=True, exist_ok=True)
+        (folder / "configs" / f"{name}.json").write_text('{"seed": 0}', encoding="utf-8")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "README.md").write_text(
+        "## Keys\n\n| key | default | meaning |\n|---|---|---|\n| `seed`, `sead` | 0 | a \\| b |\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(listing, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="the card tells of sead"):
+        listing.keys_of("b")

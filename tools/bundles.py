@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""List the bundles, or the keys of one: ``python -m tools.bundles [NAME]``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import fire
+
+from tools.package import ROOT, bundle_names
+
+__all__ = ["Key", "bundles", "keys_of", "main"]
+
+CONFIGS = ("train", "inference", "evaluate")  # in the order in which a default is looked up
+WIDTH = 110  # of the printed text
+
+
+@dataclass
+class Key:
+    """A key that a user may override: where it stands with which value, and what the card says of it."""
+
+    name: str
+    defaults: dict[str, str]
+    meaning: str
+
+
+def bundles(name: str | None = None) -> None:
+    """List the bundles of the collection; with a name, the keys that its commands take.
+
+    Args:
+        name: a bundle, such as mri_sr3d
+    """
+    if name is None:
+        for each in bundle_names():
+            metadata = _metadata(each)
+            weights = ROOT / "bundles" / each / "models" / "model.pt"
+            size = f"weights {weights.stat().st_size / 2**20:.1f} MB" if weights.is_file() else "no weights"
+            print(f"{each:<18}{metadata['version']:<8}{metadata['task']} ({size})")
+        return
+    if name not in bundle_names():
+        raise ValueError(f"no bundle is called {name}; there are {', '.join(bundle_names())}")
+    print(f"{name} {_metadata(name)['version']}: {_metadata(name)['description']}\n")
+    for key in keys_of(name):
+        values = set(key.defaults.values())
+        told = values.pop() if len(values) == 1 else ", ".join(f"{v} ({c})" for c, v in key.defaults.items())
+        where = "" if len(key.defaults) == len(CONFIGS) else f" [{', '.join(key.defaults)}]"
+        print(textwrap.fill(f"--{key.name} {told}{where}", WIDTH, break_long_words=False, subsequent_indent="    "))
+        print(textwrap.fill(key.meaning, WIDTH, initial_indent="    ", subsequent_indent="    "))
+
+
+def _metadata(name: str) -> dict:
+    return json.loads((ROOT / "bundles" / name / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
+
+def keys_of(name: str) -> list[Key]:
+    """Keys in the card's table with their defaults from the configurations.
+
+    Args:
+        name: a bundle.
+
+    Raises:
+        ValueError: the card tells of a key that no configuration has.
+    """
+    folder = ROOT / "bundles" / name
+    configs = {
+        config: json.loads((folder / "configs" / f"{config}.json").read_text(encoding="utf-8")) for config in CONFIGS
+    }
+    for key, value in configs["train"].items():  # an overlay: what it does not set is train.json's
+        configs["evaluate"].setdefault(key, value)
+    keys = []
+    for row in _rows(folder / "docs" / "README.md"):
+        for key in re.findall(r"`(\w+)`", row[0]):
+            defaults = {config: _text(content[key]) for config, content in configs.items() if key in content}
+            if not defaults:
+                raise ValueError(f"{name}: the card tells of {key}, which no configuration has")
+            keys.append(Key(key, defaults, row[-1] or "see the card"))
+    return keys
+
+
+def _rows(card: Path) -> list[list[str]]:
+    """Rows of the table under the heading "Keys"."""
+    section = re.split(r"^## ", card.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lines = next((part for part in section if part.startswith("Keys")), "").splitlines()
+    table = [line for line in lines if line.startswith("|")][2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in table]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return "(computed)" if value.startswith("$") else value
+    return json.dumps(value)
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is told in one line, with exit status 1."""
+    try:
+        fire.Fire(bundles, name="bundles")
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
