@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All bundles in the real, unmodified MONAI Label server: the same results as from the command line.
 
-Needs the environment of ``python -m tools.label_env``; ``MONAILABEL_PYTHON`` names its interpreter where it lies elsewhere
+Needs the environment of ``python -m tools.label_env``; ``MONAILABEL_PYTHON`` names its interpreter if it lies elsewhere
 than in ``.venv-label``.
 """
 
