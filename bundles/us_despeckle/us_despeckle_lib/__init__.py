@@ -8,7 +8,8 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"us_despeckle needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import classical, data, frames, inferers, metrics, networks, pictures, region, rois, savers, stages, training
+from . import classical, data, frames, inferers, metrics, networks, pictures, pretraining, region, rois
+from . import savers, stages, training
 
 __all__ = [
     "classical",
@@ -18,6 +19,7 @@ __all__ = [
     "metrics",
     "networks",
     "pictures",
+    "pretraining",
     "region",
     "rois",
     "savers",

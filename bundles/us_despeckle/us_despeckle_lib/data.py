@@ -29,6 +29,7 @@ from .rois import find_rois, given_rois
 __all__ = [
     "HeldOutFrames",
     "LoadFramesd",
+    "ProbeFrames",
     "StepBatches",
     "UnpairedCrops",
     "inference_entries",
@@ -131,6 +132,18 @@ class LoadFramesd(MapTransform):
             meta = {"filename_or_obj": path, "region": torch.from_numpy(region.astype(np.uint8))}
             out[key] = MetaTensor(image, meta=meta)
         return out
+
+
+class ProbeFrames(CacheDataset):
+    """Decoded frames of a probe's files, kept in memory.
+
+    Args:
+        data: entries ``{"image": path}``.
+        transform: loads an entry, see ``LoadFramesd``.
+    """
+
+    def __init__(self, data: Sequence[Any], transform: Callable) -> None:
+        super().__init__(data=data, transform=transform, num_workers=0, progress=False)
 
 
 def pooled_histogram(frames: Iterable[Mapping[str, Any]]) -> torch.Tensor:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["DRNN", "Discriminator", "ResBlock", "folded"]
+__all__ = ["DRNN", "Discriminator", "ResBlock", "folded", "widen"]
 
 
 def _unit(in_channels: int, out_channels: int, kernel: int) -> list[nn.Module]:
@@ -143,3 +143,29 @@ def folded(network: DRNN) -> nn.Module:
             module.train(mode)
     result.frozen = False
     return result.eval()
+
+
+def widen(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
+    """Weights of a narrower ``DRNN`` with as many blocks as weights of this one, without changing what it computes.
+
+    Channels that are new keep their random weights towards what feeds them; what they feed gives them weight 0 at first,
+    where it is an old channel, so the output is the same and training can take them up.
+
+    Args:
+        state: the narrower network's.
+        network: the wider ``DRNN``.
+
+    Returns:
+        A state dict that fits ``network``; None where ``state`` is of another kind.
+    """
+    own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    if own.keys() != state.keys():
+        return None
+    for key, tensor in own.items():
+        old = state[key]
+        if old.ndim != tensor.ndim or any(n > m for n, m in zip(old.shape, tensor.shape, strict=True)):
+            return None
+        if tensor.ndim == 4 and tensor.shape[1] > 1:
+            tensor[: len(old), old.shape[1] :] = 0
+        tensor[tuple(slice(n) for n in old.shape)] = old
+    return own

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -15,7 +16,7 @@ from common.handlers import RunCheckpoint, StartingWeights
 from common.inputs import InputError
 from common.runs import is_main_process
 from common.settings import boolean, names, optional
-from common.weights import bare, fits, load_checkpoint
+from common.weights import bare, fits, load_checkpoint, load_flat
 
 __all__ = ["FreezeNorm", "StageCheckpoint", "StagePlan", "reference_beside"]
 
@@ -163,5 +164,8 @@ def reference_beside(best: Any, target: str | Path, source: Path) -> None:
         source: the run's ``reference.json``.
     """
     target = Path(target)
-    if is_main_process() and target.is_file() and target.read_bytes() == best.path.read_bytes():
+    if not is_main_process() or not target.is_file():
+        return
+    own, present = load_flat(best.path), load_flat(target)
+    if own.keys() == present.keys() and all(torch.equal(own[key], present[key]) for key in own):
         target.with_name("reference.json").write_bytes(source.read_bytes())

@@ -39,22 +39,35 @@ GOAL_KL, GOAL_SSIM = 0.5, 0.8  # of KL(y, x), and of SSIM to the input
 LEAST_CROP = 32  # pixels; the widest window of MS-SSIM has a sigma of 8
 
 
-def crop_sizes(budget: Mapping[str, Any], crop_size: Any) -> tuple[int, int]:
-    """Edges in pixels of the generator's and of the discriminator's crops.
+def with_crops(budget: Mapping[str, Any], crop_size: Any) -> dict[str, Any]:
+    """The budget with the user's edge of the generator's crops in pixels; the discriminator's follows in proportion.
 
     Args:
         budget: chosen numbers with "crop" and "discriminator_crop".
-        crop_size: the user's edge for the generator's, None for the budget's; the discriminator's follows.
+        crop_size: the user's edge, None for the budget's.
 
     Raises:
         InputError: no whole number of at least 32.
     """
     own = value(crop_size)
     if own is None:
-        return int(budget["crop"]), int(budget["discriminator_crop"])
+        return dict(budget)
     if type(own) is not int or own < LEAST_CROP:
         raise InputError(f"crop_size must be a whole number of at least {LEAST_CROP} pixels, got {crop_size!r}")
-    return own, max(LEAST_CROP, round(own * budget["discriminator_crop"] / budget["crop"]))
+    follows = max(LEAST_CROP, round(own * budget["discriminator_crop"] / budget["crop"]))
+    return {**budget, "crop": own, "discriminator_crop": follows}
+
+
+def structure_weights(weight: Any) -> dict[str, float]:
+    """Weights of L1 and MS-SSIM: lambda for both (equation 3).
+
+    Raises:
+        InputError: not a number of 0 or more.
+    """
+    plain = value(weight)
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or not 0 <= plain < math.inf:
+        raise InputError(f"structure_weight must be a number of 0 or more, got {weight!r}")
+    return {"l1": float(plain), "ms_ssim": float(plain)}
 
 
 class ValidationLog:
@@ -125,15 +138,13 @@ def _expected(plan: StagePlan, network: nn.Module, device: Any, budget: Mapping[
     """Seconds of the stages left to do, from the machine's convolution rate, measured in a moment."""
     generator, critic = multiplications(bare(network)), pixel_cost(plan.discriminator)
     large, small = budget["crop"] ** 2, budget["discriminator_crop"] ** 2
-    batch = {name: budget[name]["batch"] for name in ("identity", "discriminator", "adversarial")}
-    both, half = 2 * 3 * critic, batch["discriminator"] // 2
+    step, critic_step = budget["generator_step"], budget["discriminator_step"]
+    both = 2 * 3 * critic  # forward and backward of a real and of a made crop
     cost = {
-        "identity": STEP * generator * large * batch["identity"],
-        "discriminator": 2 * half * small * (generator + both),
-        "adversarial": budget["adversarial"]["generator_steps"]
-        * batch["adversarial"]
-        * (STEP * generator * large + 3 * critic * small)
-        + budget["adversarial"]["discriminator_batch"] // 2 * (generator * large + both * small),
+        "identity": STEP * generator * large * budget["identity"]["batch"],
+        "discriminator": 2 * (budget["discriminator"]["batch"] // 2) * small * (generator + both),
+        "adversarial": step["steps"] * step["batch"] * (STEP * generator * large + 3 * critic * small)
+        + critic_step["batch"] // 2 * (generator * large + both * small),
     }
     work = 0.0
     for name in plan.left:
@@ -168,8 +179,7 @@ def announce(
     data = f"{len(train)} files of the low probe, {len(reference)} of the high one; {len(held_out)} held-out frame(s)"
     seconds = _expected(plan, network, device, budget, held_out)
     start_lines(f"training, stages {', '.join(plan.left)}", budget, device, data, str(weights), seconds, folder)
-    rates = budget["adversarial"]
-    if max(rates["generator_rate"], rates["discriminator_rate"]) <= 1e-6:
+    if max(budget["generator_step"]["rate"], budget["discriminator_step"]["rate"]) <= 1e-6:
         say("learning rates of the paper: they move weights very little; the validations' lines say by how much")
 
 
