@@ -31,8 +31,8 @@ def write_probe_frames(
 ) -> list[Path]:
     """Write ``low/frame-000.png`` and so on, ``high/`` of other tissue, and ``truth/``, the clean pictures of low.
 
-    Frame ``i`` of a probe depends on ``seed``, ``size``, ``fan`` and ``i`` only. Files appear whole or not at all; those
-    with the same settings are kept.
+    Frame ``i`` of a probe depends on ``seed``, ``size``, ``fan`` and ``i`` only. Files appear whole or not at all;
+    those with the same settings are kept.
 
     Args:
         out_dir: made if missing.

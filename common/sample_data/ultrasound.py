@@ -61,8 +61,8 @@ def make_frame(seed: int, probe: Probe, size: int = DEFAULT_SIZE, fan: bool = Fa
         fan: a sector with black margins and a line of text, as a curved probe gives; else a full rectangle.
 
     Returns:
-        ``image`` and ``clean``: uint8 ``(H, W)``, depth downwards; ``clean`` is the same log compression of the tissue's
-        echogenicity without speckle and noise.
+        ``image`` and ``clean``: uint8 ``(H, W)``, depth downwards; ``clean`` is the same log compression of the
+        tissue's echogenicity without speckle and noise.
 
     Raises:
         ValueError: ``size`` below 96 or no whole number.
@@ -121,7 +121,7 @@ def _beam(field: np.ndarray, probe: Probe) -> np.ndarray:
 
 
 def _echogenicity(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Tissue in dB relative to parenchyma: layers below the skin, vessels with walls, cysts, bright and dark lesions."""
+    """Tissue in dB relative to parenchyma: layers below the skin, vessels with walls, cysts, lesions."""
     rows, columns = np.mgrid[:size, :size] / (size - 1.0)
     level = 0.9 * smooth_field(rng, (size, size), size / 8)
     depth = rows + 0.012 * smooth_field(rng, (size, size), size / 6)

@@ -8,8 +8,21 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"us_despeckle needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import classical, data, frames, inferers, metrics, networks, pictures, pretraining, region, rois
-from . import savers, stages, training
+from . import (
+    classical,
+    data,
+    frames,
+    inferers,
+    metrics,
+    networks,
+    pictures,
+    pretraining,
+    region,
+    rois,
+    savers,
+    stages,
+    training,
+)
 
 __all__ = [
     "classical",

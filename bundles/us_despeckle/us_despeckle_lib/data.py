@@ -214,8 +214,8 @@ class UnpairedCrops(Dataset):
         image = frames[file]["image"].as_tensor()[frame]
         if self.jitter:
             moves = np.random.default_rng([self.seed, number, 1, position]).integers(-(size // 4), size // 4 + 1, 2)
-            corner = (top, left) + moves
-            top, left = (int(np.clip(c, 0, n - size)) for c, n in zip(corner, image.shape, strict=True))
+            corner = zip((top, left), moves, image.shape, strict=True)
+            top, left = (int(np.clip(c + move, 0, n - size)) for c, move, n in corner)
         return image[None, top : top + size, left : left + size].clone()
 
 
@@ -279,8 +279,8 @@ class StepBatches(Sampler):
 class HeldOutFrames(CacheDataset):
     """Frames to validate on: "image" ``(1, H, W)`` and "label" ``(4, H, W)``, with "case" and "setting".
 
-    The label's channels are the frame itself, its ultrasound region, the regions of interest (``us_despeckle_lib.rois``)
-    and the clean echogenicity, where a folder ``truth/`` beside ``low/`` has it. Of a loop the middle frame is taken.
+    The label's channels are the frame itself, its ultrasound region, the regions of interest (see ``rois``) and the
+    clean echogenicity, where a folder ``truth/`` beside ``low/`` has it. Of a loop the middle frame is taken.
 
     Args:
         data: entries ``{"image": path}``.

@@ -52,7 +52,7 @@ def kl_divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def ssnr(patch: np.ndarray) -> float:
-    """Speckle's signal-to-noise ratio: mean by standard deviation of a patch's grey levels (the paper's reference 4)."""
+    """Speckle's signal-to-noise ratio: mean by standard deviation of grey levels (the paper's reference 4)."""
     return float(patch.mean() / max(patch.std(), 1e-12))
 
 

@@ -87,8 +87,8 @@ class Discriminator(nn.Module):
 
     Departs from the paper: it gives neither depth nor widths; pairs of convolutions with stride 1 and 2 and 64 to 512
     channels are those of SRGAN (Ledig et al. 2017), without batch normalisation, which the paper does not name. The
-    sigmoid belongs to the loss. Grey levels are brought from [0, 1] to [-2, 2] first: with their mean left in, speckle is
-    a small ripple, and 45 steps told the probes apart three times worse.
+    sigmoid belongs to the loss. Grey levels are brought from [0, 1] to [-2, 2] first: with their mean left in, speckle
+    is a small ripple, and 45 steps on the sample probes ended at a loss four times as high.
 
     Args:
         channels: one pair of convolutions for each.
@@ -146,10 +146,10 @@ def folded(network: DRNN) -> nn.Module:
 
 
 def widen(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights of a narrower ``DRNN`` with as many blocks as weights of this one, without changing what it computes.
+    """Weights of a narrower ``DRNN`` of as many blocks as weights of this one; what it computes stays.
 
-    Channels that are new keep their random weights towards what feeds them; what they feed gives them weight 0 at first,
-    where it is an old channel, so the output is the same and training can take them up.
+    Channels that are new keep their random weights towards what feeds them; old channels give them weight 0 at first, so
+    the output is the same and training can take them up.
 
     Args:
         state: the narrower network's.

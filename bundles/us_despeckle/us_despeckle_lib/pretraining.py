@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two trainings before the adversarial one (Mishra et al. 2018, section II B): ordinary trainers with own loaders."""
+"""The two trainings before the adversarial one (Mishra et al. 2018, section II B): trainers with own loaders."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, 
     """Writes new grey levels inside a region into a copy of a file, of the same kind, size and pixel type.
 
     JPEG is written with the source's own quantisation tables and subsampling, so that blocks without ultrasound come
-    back as they were but for rounding. DICOM keeps its data set, uncompressed, as a derived picture with UIDs of its own.
+    back as they were but for rounding. DICOM keeps its data set, uncompressed, as a derived picture with own UIDs.
 
     Args:
         source: PNG, JPEG, TIFF or DICOM.

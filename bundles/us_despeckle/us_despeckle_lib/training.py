@@ -28,7 +28,6 @@ __all__ = [
     "ValidationLog",
     "announce",
     "announce_evaluation",
-    "crop_sizes",
     "finish",
     "finish_evaluation",
     "pixel_cost",
@@ -238,9 +237,7 @@ def finish_evaluation(log: ValidationLog, reference: Any, folder: Path, scores: 
     if ratios:
         numbers = f"SSNR {np.mean(ratios):.2f}, width {np.mean(lateral):.2f} lateral, {np.mean(axial):.2f} axial"
         say(f"reference probe, {len(ratios)} patches found in {len(reference)} file(s): {numbers} pixels")
-    say(
-        f"table {folder / 'scores.md'}, lines {scores}, histograms {folder / 'histograms.png'}, pictures {folder}/panels"
-    )
+    say(f"table {folder / 'scores.md'}, lines {scores}, histograms {folder / 'histograms.png'}, panels in it")
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:

@@ -127,16 +127,14 @@ def test_a_stage_alone(train, tmp_path, capsys, stage):
     assert out.count("skipped (not among the stages wanted)") == 2
     assert "summary: KL(y,x)" in out
     assert torch.load(tmp_path / "runs" / "alone" / "last.pt", weights_only=True)["stage"] == stage
-    train(stages="adversarial", run_name="next", weights=tmp_path / "runs" / "alone" / "last.pt",
-          discriminator_weights=tmp_path / "runs" / "alone" / "last.pt", **{"train::trainer::max_epochs": 1})  # fmt: skip
+    made = tmp_path / "runs" / "alone" / "last.pt"
+    keys = {"weights": made, "discriminator_weights": made, "train::trainer::max_epochs": 1}
+    train(stages="adversarial", run_name="next", **keys)
     assert torch.load(tmp_path / "runs" / "next" / "last.pt", weights_only=True)["epoch"] == 1
 
 
 @pytest.mark.parametrize("stage", ["identity", "discriminator", "adversarial"])
 def test_a_run_interrupted_in_any_stage_ends_with_the_same_weights(train, tmp_path, stage):
-    class Stopped(RuntimeError):
-        pass
-
     train(run_name="straight", promote=False)
     workflow_keys = {"run_name": "broken", "promote": False}
     original = us_despeckle_lib.stages.StageCheckpoint.__call__
@@ -144,7 +142,7 @@ def test_a_run_interrupted_in_any_stage_ends_with_the_same_weights(train, tmp_pa
     def save_and_stop(self, engine):
         original(self, engine)
         if self.facts["stage"] == stage and engine.state.epoch == 1:
-            raise Stopped
+            raise RuntimeError
 
     us_despeckle_lib.stages.StageCheckpoint.__call__ = save_and_stop
     try:
@@ -209,7 +207,9 @@ def test_inference_keeps_size_kind_and_margins(weights, tmp_path, capsys):
     facts = json.loads((tmp_path / "out" / "a" / "frame_despeckled.png.provenance.json").read_text(encoding="utf-8"))
     assert (facts["bundle"], facts["input"]) == ("us_despeckle", "frame.png")
     assert (tmp_path / "out" / "a" / "frame_despeckled_histogram.png").is_file()
-    run("inference", **NETWORK, **{**keys, "dataset_dir": source, "histograms": "false", "output_dir": tmp_path / "one"})
+    run(
+        "inference", **NETWORK, **{**keys, "dataset_dir": source, "histograms": "false", "output_dir": tmp_path / "one"}
+    )
     assert sorted(p.suffix for p in (tmp_path / "one").iterdir()) == [".json", ".png"]
 
 
