@@ -173,6 +173,10 @@ class BestWeights:
         """Whether a score is better than another."""
         return score < other if self.lower else score > other
 
+    def text(self, score: float) -> str:
+        """A score for people: errors near 0 need more digits than dB."""
+        return f"{score:.4f}" if self.lower else f"{score:.2f}"
+
     def attach(self, engine: Engine) -> None:
         """Attach to the evaluator, which has a key metric."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -240,13 +244,15 @@ class PromoteWeights:
             say(f"{self.target} stays: it belongs to another network shape")
             return
         if not self.best.beats(self.best.score, present):
-            say(f"{self.target} stays: it scores {present:.4g}, this run {self.best.score:.4g}")
+            say(f"{self.target} stays: it scores {self.best.text(present)}, this run {self.best.text(self.best.score)}")
             return
         if is_main_process():
             if self.target.is_file():
                 shutil.copy2(self.target, self.best.path.with_name("replaced.pt"))
             save_atomically(load_flat(self.best.path), self.target)
-        say(f"{self.target} now holds this run's weights ({self.best.score:.4g} against {present:.4g})")
+        say(
+            f"{self.target} now holds this run's weights ({self.best.text(self.best.score)} against {self.best.text(present)})"
+        )
 
     def _present_score(self) -> float | None:
         """Key metric of the present weights; None where they do not fit this network."""

@@ -93,7 +93,7 @@ def _speed(network: nn.Module, channels: int, edge: int, repeats: int, device: t
         least=0.85,
     ), (
         f"The frame took {seconds_text(time)}, normalisation folded into the convolutions, {work} multiplications per"
-        f" pixel. The paper tells of {PAPER_SECONDS} s on a CPU and 0.3 s on a GPU, for frames of a size it does not give."
+        f" pixel. The paper tells of {PAPER_SECONDS} s on a CPU and 0.3 s on a GPU; it gives no frame size."
     )
 
 

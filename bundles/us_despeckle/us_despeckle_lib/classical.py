@@ -75,7 +75,7 @@ FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "median 5x5 (scipy)": lambda image: ndimage.median_filter(image, 5),
     "Lee 7x7": lee,
     "non-local means (scikit-image)": lambda image: restoration.denoise_nl_means(
-        image, patch_size=5, patch_distance=7, h=0.8 * float(restoration.estimate_sigma(image)), fast_mode=True
+        image, patch_size=5, patch_distance=7, h=0.12, fast_mode=True
     ),
     "total variation (scikit-image)": lambda image: restoration.denoise_tv_chambolle(image, weight=0.15),
     "bilateral (SimpleITK)": _sitk(lambda image: sitk.Bilateral(image, domainSigma=3.0, rangeSigma=0.15)),

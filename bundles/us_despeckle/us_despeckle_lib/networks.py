@@ -148,8 +148,8 @@ def folded(network: DRNN) -> nn.Module:
 def widen(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
     """Weights of a narrower ``DRNN`` of as many blocks as weights of this one; what it computes stays.
 
-    Channels that are new keep their random weights towards what feeds them; old channels give them weight 0 at first, so
-    the output is the same and training can take them up.
+    New channels keep their random weights towards what feeds them; old channels give them weight 0 at first, so the
+    output is the same and training can take them up.
 
     Args:
         state: the narrower network's.

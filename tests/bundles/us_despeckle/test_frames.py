@@ -108,7 +108,7 @@ def test_jpeg_stays_jpeg_and_its_margins_nearly_as_they_were(tmp_path, mode):
         assert (after.format, after.mode, after.size) == ("JPEG", mode, (80, 64))
     difference = np.abs(read_frames(tmp_path / "b.jpg").pixels.astype(int) - before.pixels)[0]
     assert difference[~region].max() <= 3
-    assert difference[30, 40].max() > 20
+    assert difference[region].max() > 20
     write_like(str(source), tmp_path / "c.png", np.full((1, 64, 80), 0.25, np.float32), region, lossless=True)
     exact = read_frames(tmp_path / "c.png").pixels
     assert np.array_equal(exact[:, ~region], before.pixels[:, ~region])
