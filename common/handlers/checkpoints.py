@@ -250,9 +250,8 @@ class PromoteWeights:
             if self.target.is_file():
                 shutil.copy2(self.target, self.best.path.with_name("replaced.pt"))
             save_atomically(load_flat(self.best.path), self.target)
-        say(
-            f"{self.target} now holds this run's weights ({self.best.text(self.best.score)} against {self.best.text(present)})"
-        )
+        scores = f"{self.best.text(self.best.score)} against {self.best.text(present)}"
+        say(f"{self.target} now holds this run's weights ({scores})")
 
     def _present_score(self) -> float | None:
         """Key metric of the present weights; None where they do not fit this network."""
