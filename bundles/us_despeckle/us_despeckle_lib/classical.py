@@ -49,7 +49,7 @@ def srad(image: np.ndarray, iterations: int = 60, step: float = 0.15, decay: flo
     scales = np.sqrt(np.maximum(square - mean**2, 0)) / mean
     start = float(np.quantile(scales, 1 / 9))
     for i in range(iterations):
-        q0 = (start * np.exp(-decay * i * step)) ** 2
+        q0 = max((start * np.exp(-decay * i * step)) ** 2, 1e-12)  # a constant picture has no speckle
         padded = np.pad(u, 1, mode="edge")
         north, south, west, east = (
             padded[:-2, 1:-1] - u,

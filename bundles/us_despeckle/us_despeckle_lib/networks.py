@@ -87,15 +87,18 @@ class Discriminator(nn.Module):
 
     Departs from the paper: it gives neither depth nor widths; pairs of convolutions with stride 1 and 2 and 64 to 512
     channels are those of SRGAN (Ledig et al. 2017), without batch normalisation, which the paper does not name. The
-    sigmoid belongs to the loss. Grey levels are brought from [0, 1] to [-2, 2] first: with their mean left in, speckle
-    is a small ripple, and 45 steps on the sample probes ended at a loss four times as high.
+    sigmoid belongs to the loss. Each crop loses its mean grey level first, and the rest is multiplied by ``gain``: what is
+    judged is speckle, not how bright the tissue of a crop happens to be (judged too, it made the generator's brightness
+    swing), and speckle is more than a small ripple on a large constant.
 
     Args:
         channels: one pair of convolutions for each.
+        gain: factor on the grey levels.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512)) -> None:
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0) -> None:
         super().__init__()
+        self.gain = gain
         layers, last = [], 1
         for width in channels:
             for stride, inner in ((1, last), (2, width)):
@@ -109,7 +112,8 @@ class Discriminator(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, 1)`` of ``(B, 1, H, W)``, any height and width; large for the reference probe."""
-        return self.unit(self.layers(4 * image - 2).mean(dim=(2, 3)))
+        features = self.layers(self.gain * (image - image.mean(dim=(2, 3), keepdim=True)))
+        return self.unit(features.mean(dim=(2, 3)))
 
 
 def folded(network: DRNN) -> nn.Module:
