@@ -74,7 +74,8 @@ def probe_entries(
     validate = [low[i] for i in sorted(order[:count])]
     train = [low[i] for i in sorted(order[count:])]
     if not train:
-        say("one file in low/ only: it both trains and validates, so the scores are those of known data")
+        if held_out:
+            say("one file in low/ only: it both trains and validates, so the scores are those of known data")
         train = validate
     if not held_out and folder is not None:
         validate = low
