@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 DARK = 6 / 255  # above the margin's level: something is shown there
 LEAST = 0.02  # share of the picture that a region covers at least
+FILLED = 0.55  # share of a neighbourhood
 SMALL = 0.1  # parts below this share of the largest are text
 DOPPLER = 0.005  # share of coloured pixels in a region from which colour Doppler is likely
 
@@ -108,7 +109,8 @@ def detect_region(grey: np.ndarray, coloured: np.ndarray | None = None) -> np.nd
         shown &= ~ndimage.binary_dilation(coloured, iterations=2)
     unit = min(grey.shape)
     close, thin = max(1, round(0.006 * unit)), max(2, round(0.02 * unit))
-    solid = _opened(_closed(shown, close), thin)
+    # text fills less than half of its place, so it stays apart from ultrasound that begins right below it
+    solid = _opened(ndimage.uniform_filter(shown.astype(np.float32), 2 * close + 1, mode="nearest") > FILLED, thin)
     labels, count = ndimage.label(solid)
     if not count:
         return np.ones(grey.shape, bool)
@@ -125,11 +127,6 @@ def _hull(mask: np.ndarray) -> np.ndarray:
     corners = points[ConvexHull(points).vertices]
     ImageDraw.Draw(canvas).polygon([tuple(map(int, corner)) for corner in corners], fill=1, outline=1)
     return np.asarray(canvas)
-
-
-def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
-    grown = ndimage.distance_transform_edt(~mask) <= radius
-    return ndimage.distance_transform_edt(np.pad(grown, radius + 1, mode="edge"))[_inner(radius + 1)] > radius
 
 
 def _opened(mask: np.ndarray, radius: int) -> np.ndarray:

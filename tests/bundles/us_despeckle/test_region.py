@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from common.inputs import InputError
 from common.sample_data.ultrasound import PROBES, make_frame
@@ -35,6 +35,16 @@ def agreement(first, second):
 def test_a_rectangle_is_found_without_text():
     pixels, mask = screen()
     assert agreement(detect_region(pixels / 255), mask) > 0.97
+
+
+def test_text_right_above_the_image_stays_out():
+    shape = (540, 720)
+    pixels, mask = screen(shape, (100, 60, 600, 500))
+    picture = Image.fromarray(pixels)
+    ImageDraw.Draw(picture).text((300, 46), "TIS: 0.01, MI: 0.45, Nerve", fill=200)
+    region = detect_region(np.asarray(picture) / 255)
+    assert agreement(region, mask) > 0.97
+    assert not region[46:57].any()
 
 
 def test_a_fan_is_found_without_text():
