@@ -10,6 +10,7 @@ if common.__version__.split(".")[:2] != ["0", "1"]:
 
 from . import (
     classical,
+    crops,
     data,
     frames,
     inferers,
@@ -26,6 +27,7 @@ from . import (
 
 __all__ = [
     "classical",
+    "crops",
     "data",
     "frames",
     "inferers",

@@ -87,8 +87,8 @@ class Discriminator(nn.Module):
 
     Departs from the paper: it gives neither depth nor widths; pairs of convolutions with stride 1 and 2 and 64 to 512
     channels are those of SRGAN (Ledig et al. 2017), without batch normalisation, which the paper does not name. The
-    sigmoid belongs to the loss. Each crop loses its mean grey level first, and the rest is multiplied by ``gain``: what is
-    judged is speckle, not how bright the tissue of a crop happens to be (judged too, it made the generator's brightness
+    sigmoid belongs to the loss. Each crop loses its mean grey level first, and the rest is multiplied by ``gain``: what
+    is judged is speckle, not how bright a crop's tissue happens to be (judged too, it made the generator's brightness
     swing), and speckle is more than a small ripple on a large constant.
 
     Args:

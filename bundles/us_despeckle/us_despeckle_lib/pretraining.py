@@ -18,7 +18,7 @@ from common.losses import CriterionGAN
 from common.runs import is_main_process
 from common.trainers import AdversarialTrainer
 
-from .data import UnpairedCrops
+from .crops import UnpairedCrops
 from .stages import FreezeNorm, StageCheckpoint
 
 __all__ = ["DiscriminatorTrainer", "IdentityTrainer"]

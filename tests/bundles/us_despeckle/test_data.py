@@ -11,12 +11,11 @@ from torch.utils.data import SequentialSampler
 
 from common.inputs import InputError
 from common.sample_data import write_probe_frames
+from us_despeckle_lib.crops import StepBatches, UnpairedCrops
 from us_despeckle_lib.data import (
     HeldOutFrames,
     LoadFramesd,
     ProbeFrames,
-    StepBatches,
-    UnpairedCrops,
     pooled_histogram,
     probe_entries,
 )
