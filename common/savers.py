@@ -28,7 +28,7 @@ def stem_of(path: str | os.PathLike) -> str:
     return name if Path(path).is_dir() else Path(path).stem
 
 
-def result_path(source: str, output_dir: str, postfix: str, root: str | None = None) -> Path:
+def result_path(source: str, output_dir: str, postfix: str, root: str | None = None, ending: str = ".nii.gz") -> Path:
     """Where a result goes: the input's name with a postfix, in the input's sub-folder below ``root``.
 
     Raises:
@@ -38,7 +38,7 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
     base = Path(root).expanduser().resolve() if root else parent
     base = base if base.is_dir() else base.parent
     inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
-    target = Path(output_dir).expanduser() / inner / f"{stem_of(source)}_{postfix}.nii.gz"
+    target = Path(output_dir).expanduser() / inner / f"{stem_of(source)}_{postfix}{ending}"
     if target.resolve() == Path(source).resolve():
         raise InputError("the result would overwrite it; choose another --output_dir", source)
     return target

@@ -112,6 +112,8 @@ class AdversarialTrainer(SupervisedTrainer):
         discriminator_warmup: the epochs after them, in which the discriminator trains alone.
         paired: whether the target belongs to the input; else ``loss_function`` compares the prediction with the input.
         buffer: earlier fakes, or None.
+        discriminator_crop: edge of the random crop of predictions that the discriminator is shown; None for all of
+            them. Targets are not cropped.
         seed: start of all randomness.
         amp: autocast, bfloat16 where the device has it, else float16 with loss scaling.
         accumulation_steps: batches whose gradients are averaged in a step.
@@ -143,6 +145,7 @@ class AdversarialTrainer(SupervisedTrainer):
         discriminator_warmup: int = 0,
         paired: bool = True,
         buffer: ReplayBuffer | None = None,
+        discriminator_crop: int | None = None,
         seed: int = 0,
         amp: bool = False,
         accumulation_steps: int = 1,
@@ -173,6 +176,7 @@ class AdversarialTrainer(SupervisedTrainer):
         self.critic_steps, self.generator_steps = critic_steps, generator_steps
         self.generator_warmup, self.discriminator_warmup = generator_warmup, discriminator_warmup
         self.paired, self.buffer, self.seed = paired, buffer, int(seed)
+        self.discriminator_crop = discriminator_crop
         self._random = torch.Generator()
         kind = self.state.device.type
         half = torch.bfloat16 if kind != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
@@ -216,7 +220,7 @@ class AdversarialTrainer(SupervisedTrainer):
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
                 made = engine.inferer(inputs, bare(engine.network), *args, **kwargs)
-            made = made.detach().float()
+            made = self._cropped(made.detach().float())
             fake = made if self.buffer is None else self.buffer.mix(made, self._random)
             with torch.autocast(**self._autocast):
                 logits = last_logits(engine.discriminator(torch.cat([real.to(fake), fake])))
@@ -253,7 +257,7 @@ class AdversarialTrainer(SupervisedTrainer):
                 loss = self._objective(made, real if self.paired else inputs, len(batches), sums)
                 if playing:
                     with torch.autocast(**self._autocast):
-                        logits = last_logits(bare(engine.discriminator)(made))
+                        logits = last_logits(bare(engine.discriminator)(self._cropped(made)))
                     term = self.adversarial_loss.generator(logits)
                     _add(sums, "adversarial", term, len(batches))
                     loss = loss + self.adversarial_weight * term
@@ -267,6 +271,17 @@ class AdversarialTrainer(SupervisedTrainer):
         scaler.step(engine.optimizer)
         scaler.update()
         output.update(sums, generator_gradient=norm)
+
+    def _cropped(self, made: torch.Tensor) -> torch.Tensor:
+        """What the discriminator sees of predictions ``(B, C, H, W[, D])``: one random window for the batch."""
+        if self.discriminator_crop is None:
+            return made
+        window = []
+        for length in made.shape[2:]:
+            size = min(length, self.discriminator_crop)
+            start = int(torch.randint(length - size + 1, (1,), generator=self._random))
+            window.append(slice(start, start + size))
+        return made[(slice(None), slice(None), *window)]
 
     def _objective(self, made: torch.Tensor, target: torch.Tensor, share: int, sums: dict) -> torch.Tensor:
         """The generator's objective without the game; its terms are added to ``sums``."""

@@ -7,8 +7,9 @@ import sys
 
 import fire
 
-from common.sample_data import write_brain_cases
+from common.sample_data import write_brain_cases, write_probe_frames
 from common.sample_data.brain import DEFAULT_SHAPE
+from common.sample_data.ultrasound import DEFAULT_SIZE
 
 
 def brain(out: str, subjects: int = 4, shape: tuple[int, int, int] = DEFAULT_SHAPE, seed: int = 0) -> None:
@@ -28,10 +29,28 @@ def brain(out: str, subjects: int = 4, shape: tuple[int, int, int] = DEFAULT_SHA
     print(f"{len(folders)} cases in {out}")
 
 
+def ultrasound(out: str, frames: int = 16, size: int = DEFAULT_SIZE, seed: int = 0, fan: bool = False) -> None:
+    """Make B-mode frames of two probes that differ in aperture and compounding, of different tissue.
+
+    Writes OUT/low/frame-000.png, OUT/high/frame-000.png and OUT/truth/frame-000.png, the clean echogenicity of low.
+    The same seed gives the same frames. Complete frames are kept, so a stopped run can be started again.
+    Synthetic, not for diagnosis.
+
+    Args:
+        out: folder to write to, made if missing
+        frames: how many of each probe
+        size: edge length in pixels
+        seed: any whole number from 0
+        fan: sectors on black with a line of text, as curved probes give, instead of full rectangles
+    """
+    paths = write_probe_frames(str(out), frames, size, seed, bool(fan))
+    print(f"{len(paths)} frames in {out}")
+
+
 def main() -> None:
     """Run the command line; what the user can put right is told in one line, with exit status 1."""
     try:
-        fire.Fire({"brain": brain}, name="sample_data")
+        fire.Fire({"brain": brain, "ultrasound": ultrasound}, name="sample_data")
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 

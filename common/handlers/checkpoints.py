@@ -90,6 +90,7 @@ class RunCheckpoint:
     def __init__(self, folder: str | Path, parts: Mapping[str, Any]) -> None:
         self.path = Path(folder) / "last.pt"
         self.parts = {name: bare(part) if isinstance(part, nn.Module) else part for name, part in parts.items()}
+        self.facts: dict[str, Any] = {}  # further plain values to save
         self.engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -101,7 +102,7 @@ class RunCheckpoint:
         if is_main_process():
             state = {name: part.state_dict() for name, part in self.parts.items()}
             scalers = [scaler.state_dict() for scaler in _scalers(engine)]
-            save_atomically({**state, "scalers": scalers, "epoch": engine.state.epoch}, self.path)
+            save_atomically({**state, **self.facts, "scalers": scalers, "epoch": engine.state.epoch}, self.path)
 
     def resume(self, wanted: Any) -> bool:
         """Brings everything back to where the run stopped, if ``wanted``.
@@ -111,11 +112,23 @@ class RunCheckpoint:
         """
         if not boolean(wanted):
             return False
-        state = load_checkpoint(self.path)
-        if not isinstance(state, Mapping) or state.keys() != {*self.parts, "scalers", "epoch"}:
+        self.restore(load_checkpoint(self.path))
+        return True
+
+    def restore(self, state: Any, complete: bool = False) -> None:
+        """Brings everything back to a loaded checkpoint.
+
+        Args:
+            state: what was saved.
+            complete: accept one whose epochs are all done, for what comes after it.
+
+        Raises:
+            InputError: as in ``resume``.
+        """
+        if not isinstance(state, Mapping) or state.keys() != {*self.parts, *self.facts, "scalers", "epoch"}:
             raise InputError(f"{self.path}: does not belong to this configuration")
         engine = self.engine
-        if state["epoch"] >= engine.state.max_epochs:
+        if state["epoch"] >= engine.state.max_epochs and not complete:
             raise InputError(f"{self.path}: this run is complete with {state['epoch']} epochs; give it more to go on")
         for name, part in self.parts.items():
             try:
@@ -127,7 +140,6 @@ class RunCheckpoint:
                 scaler.load_state_dict(saved)
         length, epochs = engine.state.epoch_length, engine.state.max_epochs
         engine.load_state_dict({"epoch": state["epoch"], "epoch_length": length, "max_epochs": epochs})
-        return True
 
 
 def _scalers(engine: Engine) -> list:
@@ -136,19 +148,34 @@ def _scalers(engine: Engine) -> list:
 
 
 class BestWeights:
-    """Keeps the network's weights with the highest key metric as ``best.pt``, flat; remembers the score when resumed.
+    """Keeps the network's weights with the best key metric as ``best.pt``, flat; remembers the score when resumed.
 
     Args:
         folder: the run's folder.
         network: the network to save.
+        lower: whether lower scores are better; else higher ones.
     """
 
-    def __init__(self, folder: str | Path, network: nn.Module) -> None:
+    def __init__(self, folder: str | Path, network: nn.Module, lower: bool = False) -> None:
         self.path = Path(folder) / "best.pt"
         self.network = network
+        self.lower = lower
         self.first: float | None = None
-        self.score = float("-inf")
+        self.score = self.worst
         self.epoch = 0
+
+    @property
+    def worst(self) -> float:
+        """A score that every other one beats."""
+        return float("inf") if self.lower else float("-inf")
+
+    def beats(self, score: float, other: float) -> bool:
+        """Whether a score is better than another."""
+        return score < other if self.lower else score > other
+
+    def text(self, score: float) -> str:
+        """A score for people: errors near 0 need more digits than dB."""
+        return f"{score:.4f}" if self.lower else f"{score:.2f}"
 
     def attach(self, engine: Engine) -> None:
         """Attach to the evaluator, which has a key metric."""
@@ -160,7 +187,7 @@ class BestWeights:
         score = float(engine.state.metrics[engine.state.key_metric_name])
         if self.first is None:
             self.first = score
-        if score > self.score:
+        if self.beats(score, self.score):
             self.score, self.epoch = score, int(engine.state.epoch)
             if is_main_process():
                 save_atomically(bare(self.network).state_dict(), self.path)
@@ -177,7 +204,7 @@ class BestWeights:
 class PromoteWeights:
     """Makes a finished run's best weights the bundle's own ``models/model.pt``, if they are entitled to it.
 
-    They are when the configuration is the default one, the training data is not the sample data, and they score higher
+    They are when the configuration is the default one, the training data is not the sample data, and they score better
     than the present weights on this run's validation data. The old file is kept as ``replaced.pt`` in the run's folder.
 
     Args:
@@ -216,20 +243,21 @@ class PromoteWeights:
         if present is None:
             say(f"{self.target} stays: it belongs to another network shape")
             return
-        if self.best.score <= present:
-            say(f"{self.target} stays: it scores {present:.2f}, this run {self.best.score:.2f}")
+        if not self.best.beats(self.best.score, present):
+            say(f"{self.target} stays: it scores {self.best.text(present)}, this run {self.best.text(self.best.score)}")
             return
         if is_main_process():
             if self.target.is_file():
                 shutil.copy2(self.target, self.best.path.with_name("replaced.pt"))
             save_atomically(load_flat(self.best.path), self.target)
-        say(f"{self.target} now holds this run's weights ({self.best.score:.2f} against {present:.2f})")
+        scores = f"{self.best.text(self.best.score)} against {self.best.text(present)}"
+        say(f"{self.target} now holds this run's weights ({scores})")
 
     def _present_score(self) -> float | None:
         """Key metric of the present weights; None where they do not fit this network."""
         network = bare(self.best.network)
         if not self.target.is_file():
-            return float("-inf")
+            return self.best.worst
         if self.start.source == str(self.target) and self.best.first is not None:
             return self.best.first
         state = load_flat(self.target)

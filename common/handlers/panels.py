@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class Panels:
         pred: key of the prediction.
         most: pictures per validation at most.
         tensorboard: log folder of TensorBoard, or None.
+        draw: another function of ``draw_panel``'s arguments that draws the picture.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Panels:
         pred: str = "pred",
         most: int = 8,
         tensorboard: str | Path | None = None,
+        draw: Callable[..., np.ndarray] | None = None,
     ) -> None:
+        self.draw = draw or draw_panel
         self.folder = Path(folder) / "panels"
         self.columns = columns
         self.truth = truth
@@ -80,7 +83,7 @@ class Panels:
             item = {**batch, **output}
             name = f"{item['case']}_{item['setting']}_epoch{engine.state.epoch}"
             images = [(title, item[key][0]) for title, key in self.columns]
-            picture = draw_panel(images, item[self.pred][0], item[self.truth][0])
+            picture = self.draw(images, item[self.pred][0], item[self.truth][0])
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(self.folder / f"{name}.png")
             self._log(name.rsplit("_epoch", 1)[0], picture, engine.state.epoch)

@@ -58,7 +58,7 @@ def write_brain_cases(
     missing = [pair for pair in zip(folders, seeds, strict=True) if not _is_complete(*pair, shape)]
     if missing:
         load_template()  # a missing nilearn is reported before anything is shown or written
-    for folder, case_seed in _shown(missing, "sample brains") if progress else missing:
+    for folder, case_seed in shown(missing, "sample brains") if progress else missing:
         _write_case(folder, case_seed, shape)
     return folders
 
@@ -90,7 +90,7 @@ def sample_brains(
     return folder
 
 
-def _shown(items: list, title: str) -> Iterable:
+def shown(items: list, title: str) -> Iterable:
     """Iterate over ``items`` under a progress bar, or after a plain line where tqdm is missing or nothing is to do."""
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
     if items and has_tqdm:

@@ -223,6 +223,22 @@ def test_unpaired_data_compare_the_prediction_with_the_input():
     assert terms_of(run.state.output)["loss_l1"] == pytest.approx(0, abs=1e-3)
 
 
+def test_the_discriminator_can_be_shown_crops():
+    shapes = []
+
+    class Sizes(Recorder):
+        def forward(self, image):
+            shapes.append(tuple(image.shape))
+            return super().forward(image)
+
+    items = [{"image": torch.rand(1, 12, 10), "label": torch.rand(1, 6, 6)} for _ in range(8)]
+    data = DataLoader(Dataset(items), batch_size=2)
+    buffer = ReplayBuffer(2)
+    trainer(critic=Sizes(), data=data, paired=False, discriminator_crop=6, buffer=buffer).run()
+    assert shapes == [(4, 1, 6, 6), (2, 1, 6, 6)] * 2  # two targets and two crops, then the generator's crops
+    assert buffer.images.shape == (2, 1, 6, 6)
+
+
 def test_accumulation_is_a_larger_batch():
     results = []
     for batch, count in ((4, 1), (2, 2)):
@@ -255,6 +271,19 @@ def test_replay_buffer_shows_earlier_fakes_once_full():
     assert 3 in buffer.images.flatten().tolist()
     with pytest.raises(ValueError, match="capacity"):
         ReplayBuffer(0)
+
+
+def test_half_of_the_fakes_are_earlier_ones_and_a_quarter_of_the_minibatch_is_renewed():
+    """Mishra et al. 2018: 50 % real, 25 % current, 25 % from the buffer."""
+    buffer = ReplayBuffer(40, share=0.5)
+    old = torch.arange(40.0).view(-1, 1, 1, 1)
+    for part in old.split(20):
+        buffer.mix(torch.cat([part, part]))
+    assert len(buffer) == 40
+    current = 100 + torch.arange(20.0).view(-1, 1, 1, 1)  # with 20 real ones a minibatch of 40
+    shown = buffer.mix(current, torch.Generator().manual_seed(0))
+    assert int((shown < 100).sum()) == int((shown >= 100).sum()) == 10
+    assert int((buffer.images >= 100).sum()) == 10
 
 
 def adversarial_run(folder, epochs, resume=False):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.sample_data import write_probe_frames
 from tools import benchmark
 from tools.benchmark.compare import Comparison, in_turn, seconds_text
+from us_despeckle_lib.networks import DRNN
 
 SMALL = "--edge", 20, "--layers", 2, "--filters", 4, "--volume", "[40,36,32]", "--repeats", 1
 
@@ -133,3 +135,28 @@ def test_denoise_tells_wrong_values_in_one_line(command, monkeypatch, words, mes
         command("denoise", *words)
     assert str(caught.value).startswith("error: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_despeckle_tells_speed_and_the_filters_beside_the_network(command, tmp_path, monkeypatch):
+    write_probe_frames(tmp_path / "probes", 2, 96, progress=False)
+    torch.manual_seed(0)
+    torch.save(DRNN(4, 1).state_dict(), tmp_path / "small.pt")
+
+    def missing(image):
+        raise ImportError("not here")
+
+    filters = {"median 5x5 (scipy)": benchmark.despeckle.FILTERS["median 5x5 (scipy)"], "absent": missing}
+    monkeypatch.setattr(benchmark.despeckle, "FILTERS", filters)
+    path = tmp_path / "despeckle.md"
+    small = "--channels", 4, "--blocks", 1, "--weights", tmp_path / "small.pt", "--dataset_dir", tmp_path / "probes"
+    command("despeckle", "--edge", 40, "--repeats", 1, *small, "--markdown", path)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("## despeckle: 5 convolutions of 4 channels, a frame of 40 x 40 pixels\n")
+    assert "at least 0.85" in text and "16.5 s" in text
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line[:1] == "|"}
+    assert "absent" not in rows
+    ssnr = {name: float(rows[name][2]) for name in ("input", "median 5x5 (scipy)", "network")}
+    assert ssnr["median 5x5 (scipy)"] > 1.3 * ssnr["input"]
+    assert float(rows["input"][3]) == 1
+    with pytest.raises(SystemExit, match="error: channels must be a whole number"):
+        command("despeckle", "--channels", 0)

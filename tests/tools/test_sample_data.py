@@ -42,6 +42,14 @@ def test_brain_resumes(command, tmp_path):
     assert (tmp_path / "sample-001").is_dir()
 
 
+def test_ultrasound_writes_two_probes(command, tmp_path, capsys):
+    command("ultrasound", "--out", tmp_path, "--frames", 2, "--size", 96, "--fan")
+    assert capsys.readouterr().out == f"4 frames in {tmp_path}\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["high", "low", "truth"]
+    with pytest.raises(SystemExit, match="error: frames must be a whole number"):
+        command("ultrasound", "--out", tmp_path, "--frames", "few")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -140,6 +140,20 @@ def test_the_checkpoint_holds_tensors_and_plain_numbers(tmp_path):
     assert set(state) == {"network", "optimizer", "lr_scheduler", "best", "scalers", "epoch"} and state["epoch"] == 1
 
 
+def test_further_facts_are_saved_and_a_complete_run_can_be_gone_on_from(tmp_path):
+    engine, checkpoint = trainer(tmp_path, 1)[:2]
+    checkpoint.facts = {"stage": "first"}
+    engine.run()
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["stage"] == "first"
+    with pytest.raises(InputError, match="complete"):
+        checkpoint.restore(state)
+    checkpoint.restore(state, complete=True)
+    checkpoint.facts = {}
+    with pytest.raises(InputError, match="does not belong"):
+        checkpoint.restore(state, complete=True)
+
+
 def test_a_complete_run_says_so_and_goes_on_with_more_epochs(tmp_path):
     trainer(tmp_path, 2)[0].run()
     text = refused(trainer(tmp_path, 2)[1].resume, True)
@@ -229,20 +243,28 @@ def test_a_resumed_run_remembers_the_best(tmp_path):
     assert bool((load_flat(tmp_path / "best.pt")["0.weight"] == 2).all())
 
 
+def test_lower_scores_can_be_the_better_ones(tmp_path):
+    best = train(tmp_path, [0.5, 0.2, 0.3, float("nan")], best=BestWeights(tmp_path, network(), lower=True))
+    assert (best.first, best.score, best.epoch) == (0.5, 0.2, 2)
+    assert bool((load_flat(tmp_path / "best.pt")["0.weight"] == 2).all())
+
+
 # PromoteWeights
 
 
 class Promotion:
     """A finished run on someone's data, whose network scores the mean of its first weights."""
 
-    def __init__(self, folder, *, own=4.0, present=3.0, started_from_present=False, data="/data/a.nii", **options):
+    def __init__(
+        self, folder, *, own=4.0, present=3.0, started_from_present=False, data="/data/a.nii", lower=False, **options
+    ):
         self.target = folder / "models" / "model.pt"
         net = network()
         if present is not None:
             mark(net, present)
             save_atomically(net.state_dict(), self.target)
         self.net = net
-        best = BestWeights(folder / "run", net)
+        best = BestWeights(folder / "run", net, lower=lower)
         self.evaluator = evaluator(best, score=lambda: float(net[0].weight.detach().mean()))
         mark(net, present if started_from_present else 1.0)
         validate(self.evaluator, 0)
@@ -287,6 +309,12 @@ def test_weights_that_are_no_better_replace_nothing(tmp_path, present, capsys):
 def test_a_run_that_started_from_the_present_weights_knows_their_score(tmp_path, own, now, monkeypatch):
     monkeypatch.setattr(checkpoints, "load_flat", lambda path: load_flat(path) if path.name == "best.pt" else None)
     assert Promotion(tmp_path, own=own, started_from_present=True).now == now
+
+
+def test_lower_is_better_where_the_metric_says_so(tmp_path):
+    assert Promotion(tmp_path / "a", own=0.5, present=3.0, lower=True).now == 0.5
+    assert Promotion(tmp_path / "b", own=4.0, present=0.5, lower=True).now == 0.5
+    assert Promotion(tmp_path / "c", own=0.5, present=None, lower=True).now == 0.5
 
 
 def test_missing_weights_are_filled_in(tmp_path):

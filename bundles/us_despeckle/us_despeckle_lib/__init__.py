@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only the despeckling bundle needs: networks, frames of scanners, stages, and metrics of speckle."""
+
+import common
+
+if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
+    raise ImportError(f"us_despeckle needs the collection's package 'common', but found another at {common.__path__}")
+if common.__version__.split(".")[:2] != ["0", "1"]:
+    raise ImportError(f"us_despeckle needs version 0.1 of the package 'common', but found {common.__version__}")
+
+from . import (
+    classical,
+    crops,
+    data,
+    frames,
+    inferers,
+    metrics,
+    networks,
+    pictures,
+    pretraining,
+    region,
+    rois,
+    savers,
+    stages,
+    training,
+)
+
+__all__ = [
+    "classical",
+    "crops",
+    "data",
+    "frames",
+    "inferers",
+    "metrics",
+    "networks",
+    "pictures",
+    "pretraining",
+    "region",
+    "rois",
+    "savers",
+    "stages",
+    "training",
+]

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The despeckling residual network (DRNN) and its discriminator (Mishra et al. 2018, section II A)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+__all__ = ["DRNN", "Discriminator", "ResBlock", "folded", "widen"]
+
+
+def _unit(in_channels: int, out_channels: int, kernel: int) -> list[nn.Module]:
+    """Convolution, batch normalisation, ReLU; the convolution's bias would be lost in the normalisation."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class ResBlock(nn.Module):
+    """Three 3x3 convolutions with batch normalisation and ReLU, and a weighted shortcut: ``F(x) + w x`` (figure 1).
+
+    Departs from the paper: says "weighted shortcut" only; here one learnable number per block, 1 at first. The last
+    normalisation's scale is small at first, so that a block starts near the shortcut alone.
+
+    Args:
+        channels: of input and output.
+        gain: first scale of the last normalisation.
+    """
+
+    def __init__(self, channels: int, gain: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[module for _ in range(3) for module in _unit(channels, channels, 3)])
+        self.shortcut = nn.Parameter(torch.ones(()))
+        nn.init.constant_(self.layers[-2].weight, gain)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of the shape given, ``(B, C, H, W)``."""
+        return torch.add(self.layers(x), self.shortcut * x)
+
+
+class DRNN(nn.Module):
+    """Generator: 7x7 convolution, six residual blocks, final 3x3 convolution (Mishra et al. 2018, figure 1).
+
+    Every convolution but the last has 64 channels, batch normalisation and ReLU. The output has no activation and no
+    skip from the input, so the network learns to reproduce its input first (the paper's first training).
+
+    Args:
+        channels: of the hidden layers.
+        blocks: residual blocks.
+    """
+
+    def __init__(self, channels: int = 64, blocks: int = 6) -> None:
+        super().__init__()
+        if channels < 1 or blocks < 0:
+            raise ValueError(f"need at least one channel and no negative number of blocks, got {channels} and {blocks}")
+        self.head = nn.Sequential(*_unit(1, channels, 7))
+        self.body = nn.Sequential(*[ResBlock(channels) for _ in range(blocks)])
+        self.tail = nn.Conv2d(channels, 1, 3, padding=1)
+        self.frozen = False  # in training, batch normalisation keeps its statistics (``stages.FreezeNorm``)
+
+    def train(self, mode: bool = True) -> DRNN:
+        """As for every module, but for the statistics of ``frozen``."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    @property
+    def radius(self) -> int:
+        """Receptive radius in pixels."""
+        return 4 + 3 * len(self.body)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Despeckled grey levels of ``(B, 1, H, W)`` in [0, 1], any height and width; not clipped."""
+        return self.tail(self.body(self.head(image)))
+
+
+class Discriminator(nn.Module):
+    """Strided 3x3 convolutions with LeakyReLU 0.2, global average pooling, one unit (figure 2); returns logits.
+
+    Departs from the paper: it gives neither depth nor widths; pairs of convolutions with stride 1 and 2 and 64 to 512
+    channels are those of SRGAN (Ledig et al. 2017), without batch normalisation, which the paper does not name. The
+    sigmoid belongs to the loss. Each crop loses its mean grey level first, and the rest is multiplied by ``gain``: what
+    is judged is speckle, not how bright a crop's tissue happens to be (judged too, it made the generator's brightness
+    swing), and speckle is more than a small ripple on a large constant.
+
+    Args:
+        channels: one pair of convolutions for each.
+        gain: factor on the grey levels.
+    """
+
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0) -> None:
+        super().__init__()
+        self.gain = gain
+        layers, last = [], 1
+        for width in channels:
+            for stride, inner in ((1, last), (2, width)):
+                layers += [nn.Conv2d(inner, width, 3, stride, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+            last = width
+        self.layers = nn.Sequential(*layers)
+        self.unit = nn.Linear(last, 1)
+        for module in layers[::2]:  # torch's default would fade the signal to a constant over eight layers
+            nn.init.kaiming_normal_(module.weight, a=0.2)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits ``(B, 1)`` of ``(B, 1, H, W)``, any height and width; large for the reference probe."""
+        features = self.layers(self.gain * (image - image.mean(dim=(2, 3), keepdim=True)))
+        return self.unit(features.mean(dim=(2, 3)))
+
+
+def folded(network: DRNN) -> nn.Module:
+    """The network for inference, each batch normalisation folded into its convolution: the same function, faster.
+
+    Exact in evaluation mode, where normalisation is a fixed scale and offset per channel.
+
+    Args:
+        network: left as it is.
+    """
+
+    def fold(units: nn.Sequential) -> nn.Sequential:
+        pairs = zip(units[::3], units[1::3], strict=True)
+        fused = [fuse_conv_bn_eval(conv.eval(), norm.eval()) for conv, norm in pairs]
+        return nn.Sequential(*[module for conv in fused for module in (conv, nn.ReLU(inplace=True))])
+
+    modes = [(module, module.training) for module in network.modules()]
+    result = DRNN.__new__(DRNN)
+    nn.Module.__init__(result)
+    try:
+        result.head = fold(network.head)
+        blocks = []
+        for block in network.body:
+            quick = ResBlock.__new__(ResBlock)
+            nn.Module.__init__(quick)
+            quick.layers, quick.shortcut = fold(block.layers), block.shortcut
+            blocks.append(quick)
+        result.body, result.tail = nn.Sequential(*blocks), network.tail
+    finally:
+        for module, mode in modes:
+            module.train(mode)
+    result.frozen = False
+    return result.eval()
+
+
+def widen(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
+    """Weights of a narrower ``DRNN`` of as many blocks as weights of this one; what it computes stays.
+
+    New channels keep their random weights towards what feeds them; old channels give them weight 0 at first, so the
+    output is the same and training can take them up.
+
+    Args:
+        state: the narrower network's.
+        network: the wider ``DRNN``.
+
+    Returns:
+        A state dict that fits ``network``; None where ``state`` is of another kind.
+    """
+    own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    if own.keys() != state.keys():
+        return None
+    for key, tensor in own.items():
+        old = state[key]
+        if old.ndim != tensor.ndim or any(n > m for n, m in zip(old.shape, tensor.shape, strict=True)):
+            return None
+        if tensor.ndim == 4 and tensor.shape[1] > 1:
+            tensor[: len(old), old.shape[1] :] = 0
+        tensor[tuple(slice(n) for n in old.shape)] = old
+    return own

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures: frames side by side, and histograms of reference, input and result (the paper's figure 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from PIL import Image, ImageDraw
+
+from common.inputs import InputError
+from common.settings import optional
+
+from .metrics import histogram
+
+__all__ = ["PooledHistograms", "draw_frames", "draw_histograms", "load_reference", "save_reference"]
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 360, 16, 24, 40
+COLOURS = {"reference": (40, 90, 200), "input": (200, 60, 40), "result": (30, 140, 60)}
+SMOOTH = np.array([1, 2, 3, 2, 1]) / 9  # neighbouring levels; single levels of scaled 8-bit pictures stand out
+
+
+def draw_frames(
+    images: Sequence[tuple[str, torch.Tensor]], pred: torch.Tensor, truth: torch.Tensor, edge: int = 384
+) -> np.ndarray:
+    """Frames side by side, and what the network took away, five times enlarged, on grey.
+
+    Args:
+        images: title and ``(H, W)`` in [0, 1] each.
+        pred, truth: result and input.
+        edge: height of a frame at least.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+    """
+    columns = []
+    for title, image in [*images, ("input - network, x5", 0.5 + 5 * (truth - pred))]:
+        levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        times = max(1, edge // levels.shape[0])
+        tile = Image.fromarray(np.pad(levels.repeat(times, 0).repeat(times, 1), ((18, 0), (0, 4)))).convert("RGB")
+        ImageDraw.Draw(tile).text((4, 3), title, fill=(255, 255, 255))
+        columns.append(np.asarray(tile))
+    return np.concatenate(columns, axis=1)
+
+
+def draw_histograms(counts: Mapping[str, torch.Tensor], note: str = "") -> np.ndarray:
+    """Probability of each grey level as one line per picture.
+
+    Args:
+        counts: counts ``(256,)`` by title, which begins with reference, input or result.
+        note: text below the titles.
+
+    Returns:
+        ``(360, 640, 3)`` uint8.
+    """
+    canvas = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(canvas)
+    lines = {}
+    for title, count in counts.items():
+        share = count.double().numpy() / max(float(count.sum()), 1)
+        lines[title] = np.convolve(share, SMOOTH, mode="same")
+    # a spike of margins' black would press the rest down
+    highest = max(float(line[3:].max()) for line in lines.values()) or 1.0
+    for i, (title, line) in enumerate(lines.items()):
+        colour = COLOURS[title.split()[0]]
+        x = LEFT + np.arange(len(line)) * (WIDTH - 2 * LEFT) / (len(line) - 1)
+        y = HEIGHT - BOTTOM - np.minimum(line / highest, 1.02) * (HEIGHT - BOTTOM - TOP)
+        draw.line([(float(a), float(b)) for a, b in zip(x, y, strict=True)], fill=colour, width=2)
+        draw.text((LEFT + 110 * i, 4), title, fill=colour)
+    draw.text((LEFT, 20), note, fill=(60, 60, 60))
+    draw.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - LEFT, HEIGHT - BOTTOM)], fill=(60, 60, 60))
+    for level in range(0, 256, 51):
+        x = LEFT + level * (WIDTH - 2 * LEFT) / 255
+        draw.text((x - 4, HEIGHT - BOTTOM + 4), f"{level / 255:.1f}", fill=(60, 60, 60))
+    return np.asarray(canvas)
+
+
+def save_reference(counts: torch.Tensor, path: str | Path) -> None:
+    """Keeps a reference set's histogram beside the weights that were trained towards it."""
+    Path(path).write_text(json.dumps([int(n) for n in counts]) + "\n", encoding="utf-8")
+
+
+def load_reference(given: Any) -> torch.Tensor | None:
+    """Counts ``(256,)`` of a file made by ``save_reference`` or of a folder of the reference probe's frames.
+
+    The bundle's own file may be missing; None without one.
+
+    Raises:
+        InputError: no such file, or no histogram in it.
+    """
+    from .data import LoadFramesd, pooled_histogram  # data does not need pictures, but pictures of folders need data
+    from .frames import find_frames
+
+    name = optional(given)
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        load = LoadFramesd("image")
+        return pooled_histogram(load({"image": file}) for file in find_frames(path))
+    if not path.is_file():
+        if path.parent.name == "models":
+            return None
+        raise InputError("no such file or folder", path)
+    try:
+        counts = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float64)
+    except (ValueError, TypeError) as error:
+        raise InputError("holds no histogram", path) from error
+    if counts.shape != (256,):
+        raise InputError("holds no histogram of 256 levels", path)
+    return counts
+
+
+class PooledHistograms:
+    """Writes ``histograms.png`` after a validation: reference, all inputs and all results, pooled.
+
+    Args:
+        folder: the run's folder.
+        reference: counts ``(256,)`` of the reference set.
+    """
+
+    def __init__(self, folder: str | Path, reference: torch.Tensor) -> None:
+        self.path = Path(folder) / "histograms.png"
+        self.reference = reference
+        self.counts: dict[str, torch.Tensor] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator that decollates, over ``HeldOutFrames``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.counts.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _collect(self, engine: Engine) -> None:
+        for item in engine.state.output:
+            for title, key in (("input x", "image"), ("result x^", "pred")):
+                counts = histogram(torch.as_tensor(item[key])[0], torch.as_tensor(item["label"])[1])
+                self.counts[title] = self.counts.get(title, 0) + counts
+
+    def __call__(self, engine: Engine) -> None:
+        scores = engine.state.metrics
+        note = f"KL(y, x) {scores['baseline_kl_reference']:.3f}; KL(y, x^) {scores['kl_reference']:.3f}"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_histograms({"reference y": self.reference, **self.counts}, note)).save(self.path)

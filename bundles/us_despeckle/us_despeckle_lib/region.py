@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a scanner's picture that is ultrasound: without text, scales, logos and margins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+from common.inputs import InputError
+from common.settings import value
+
+from .frames import Frames
+
+__all__ = ["box_mask", "detect_region", "parse_box", "ultrasound_region"]
+
+logger = logging.getLogger(__name__)
+
+DARK = 6 / 255  # above the margin's level: something is shown there
+LEAST = 0.02  # share of the picture that a region covers at least
+FILLED = 0.55  # share of a neighbourhood
+SMALL = 0.1  # parts below this share of the largest are text
+DOPPLER = 0.005  # share of coloured pixels in a region from which colour Doppler is likely
+
+
+def parse_box(given: Any, name: str = "region") -> tuple[int, int, int, int] | None:
+    """A box ``[left, top, right, bottom]`` in pixels, right and bottom excluded, from a list or its text.
+
+    Raises:
+        InputError: not four whole numbers that span a box.
+    """
+    plain = value(given)
+    if plain is None:
+        return None
+    whole = isinstance(plain, list | tuple) and len(plain) == 4 and all(type(n) is int for n in plain)
+    if not whole or min(plain) < 0 or plain[0] >= plain[2] or plain[1] >= plain[3]:
+        raise InputError(f"{name} must be [left, top, right, bottom] in pixels, got {given!r}")
+    return tuple(plain)
+
+
+def box_mask(box: Sequence[int], shape: Sequence[int], name: str = "region", path: str | None = None) -> np.ndarray:
+    """Boolean ``(H, W)`` of a box.
+
+    Raises:
+        InputError: the box reaches beyond the picture.
+    """
+    left, top, right, bottom = box
+    if right > shape[1] or bottom > shape[0]:
+        raise InputError(f"{name} {list(box)} lies outside the picture of {shape[1]} x {shape[0]} pixels", path)
+    mask = np.zeros(tuple(shape), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def ultrasound_region(frames: Frames, box: Sequence[int] | None = None, path: str | None = None) -> np.ndarray:
+    """Boolean ``(H, W)``: the ultrasound of all frames, without coloured pixels.
+
+    The first that is known of: the box given, the regions that DICOM names (in which the fan is looked for), the fan or
+    rectangle found in the picture.
+
+    Raises:
+        InputError: the box lies outside the picture.
+    """
+    grey = frames.grey().max(axis=0)
+    coloured = frames.coloured().any(axis=0)
+    if box is not None:
+        region = box_mask(box, grey.shape, path=path)
+    elif frames.boxes:
+        region = np.zeros(grey.shape, bool)
+        for left, top, right, bottom in frames.boxes:
+            part = (slice(top, bottom + 1), slice(left, right + 1))
+            region[part] = detect_region(grey[part], coloured[part])
+    else:
+        region = detect_region(grey, coloured)
+    inside = coloured & region
+    if inside.sum() > DOPPLER * region.sum():
+        share = inside.sum() / region.sum()
+        logger.warning(
+            "%s: %.1f %% of the ultrasound is coloured (colour Doppler?); coloured pixels are left as they are",
+            *(path, 100 * share),
+        )
+    if inside.any():  # with the seam around marks, where colour fades
+        region = region & ~ndimage.binary_dilation(inside, iterations=2)
+    return region
+
+
+def detect_region(grey: np.ndarray, coloured: np.ndarray | None = None) -> np.ndarray:
+    """The fan or rectangle of the ultrasound, as the convex hull of what is large, without what is dark above it.
+
+    Text, ticks and grey bars are thinner than a few per cent of the picture and go first.
+
+    Args:
+        grey: ``(H, W)`` in [0, 1]; of a cine loop the maximum over its frames.
+        coloured: ``(H, W)``, pixels that are no ultrasound.
+
+    Returns:
+        Boolean ``(H, W)``; all of the picture where no such part is found.
+    """
+    margin = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
+    if margin > 0.1:  # the picture's border is tissue: nothing to crop
+        return np.ones(grey.shape, bool)
+    shown = grey > margin + DARK
+    if coloured is not None:
+        shown &= ~ndimage.binary_dilation(coloured, iterations=2)
+    unit = min(grey.shape)
+    close, thin = max(1, round(0.006 * unit)), max(2, round(0.02 * unit))
+    # text fills less than half of its place, so it stays apart from ultrasound that begins right below it
+    solid = _opened(ndimage.uniform_filter(shown.astype(np.float32), 2 * close + 1, mode="nearest") > FILLED, thin)
+    labels, count = ndimage.label(solid)
+    if not count:
+        return np.ones(grey.shape, bool)
+    sizes = np.bincount(labels.ravel())[1:]
+    kept = np.isin(labels, 1 + np.flatnonzero(sizes >= SMALL * sizes.max()))
+    hull = _hull(kept) & (np.cumsum(shown, axis=0) > 0)  # a curved probe's surface is concave
+    return hull if hull.sum() >= LEAST * hull.size else np.ones(grey.shape, bool)
+
+
+def _hull(mask: np.ndarray) -> np.ndarray:
+    """Convex hull of a mask's pixels."""
+    canvas = Image.new("1", mask.shape[::-1])
+    points = np.argwhere(mask)[:, ::-1]
+    corners = points[ConvexHull(points).vertices]
+    ImageDraw.Draw(canvas).polygon([tuple(map(int, corner)) for corner in corners], fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+def _opened(mask: np.ndarray, radius: int) -> np.ndarray:
+    core = ndimage.distance_transform_edt(np.pad(mask, radius + 1, mode="edge"))[_inner(radius + 1)] > radius
+    return ndimage.distance_transform_edt(~core) <= radius
+
+
+def _inner(margin: int) -> tuple[slice, slice]:
+    return (slice(margin, -margin),) * 2

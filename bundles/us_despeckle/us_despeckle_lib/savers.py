@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results as files of the input's kind: what is not ultrasound keeps its pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from PIL import Image
+
+from common import provenance
+from common.images import like_image
+from common.inputs import InputError
+from common.savers import SaveRestoredd, result_path
+
+from .frames import Frames, is_dicom, read_frames
+from .metrics import histogram, kl_divergence
+from .pictures import draw_histograms, load_reference
+
+__all__ = ["ComposeFramesd", "PlainPictured", "SaveFramesd", "write_like"]
+
+ENDINGS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif"}
+TEXT = "despeckled by us_despeckle, not for diagnosis"
+
+
+def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, lossless: bool = False) -> None:
+    """Writes new grey levels inside a region into a copy of a file, of the same kind, size and pixel type.
+
+    JPEG is written with the source's own quantisation tables and subsampling, so that blocks without ultrasound come
+    back as they were but for rounding. DICOM keeps its data set, uncompressed, as a derived picture with own UIDs.
+
+    Args:
+        source: PNG, JPEG, TIFF or DICOM.
+        target: file to write.
+        grey: ``(N, H, W)`` in [0, 1].
+        region: boolean ``(H, W)``, what is replaced.
+        lossless: PNG where the source is JPEG.
+    """
+    frames = read_frames(source)
+    levels = np.rint(np.clip(grey, 0, 1) * frames.top).astype(frames.pixels.dtype)
+    pixels = frames.pixels.copy()
+    pixels[:, region] = levels[:, region] if pixels.ndim == 3 else levels[:, region][..., None]
+    if is_dicom(source):
+        _write_dicom(source, target, pixels, frames)
+        return
+    with Image.open(source) as before:
+        pages = [Image.fromarray(page) for page in pixels]
+        if before.mode == "RGBA":
+            for page in pages:
+                page.putalpha(before.getchannel("A"))
+        options: dict[str, Any] = {}
+        if "dpi" in before.info:
+            options["dpi"] = before.info["dpi"]
+        kind = "PNG" if before.format == "JPEG" and lossless else before.format
+        if kind == "JPEG":
+            # Pillow has no public name for a file's subsampling
+            from PIL.JpegImagePlugin import get_sampling
+
+            options |= {"qtables": before.quantization}
+            if before.mode == "RGB":
+                options["subsampling"] = get_sampling(before)
+        if kind == "TIFF":
+            options |= {
+                "save_all": True,
+                "append_images": pages[1:],
+                "compression": "tiff_deflate",
+                "description": TEXT,
+            }
+        pages[0].save(target, kind, **options)
+
+
+def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames) -> None:
+    import pydicom
+
+    dataset = pydicom.dcmread(source)
+    colour = pixels.ndim == 4
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    values = frames.top - pixels if inverted else pixels
+    single = len(values) == 1 and "NumberOfFrames" not in dataset
+    kind = "RGB" if colour else ("MONOCHROME1" if inverted else "MONOCHROME2")
+    bits = 8 if values.dtype == np.uint8 else int(dataset.BitsStored)
+    dataset.set_pixel_data(values[0] if single else values, kind, bits)
+    if not single:
+        dataset.NumberOfFrames = len(values)
+    for name in ("RedPaletteColorLookupTable", "GreenPaletteColorLookupTable", "BluePaletteColorLookupTable"):
+        for part in ("Descriptor", "Data"):
+            if name + part in dataset:
+                del dataset[name + part]
+    dataset.ImageType = ["DERIVED", "SECONDARY", *list(dataset.get("ImageType", []))[2:]]
+    dataset.DerivationDescription = TEXT
+    dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
+    dataset.save_as(target, enforce_file_format=True)
+
+
+class ComposeFramesd(MapTransform):
+    """Clips predictions to [0, 1] and to the ultrasound region; what lies outside is left to ``write_like``.
+
+    Args:
+        keys: predictions ``(N, H, W)``.
+        ref_key: the input, whose meta data hold the region.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        image = out[self.ref_key]
+        region = torch.as_tensor(image.meta["region"]) > 0
+        for key in self.key_iterator(out):
+            pred = torch.as_tensor(out[key])
+            pred = pred.as_tensor() if hasattr(pred, "as_tensor") else pred
+            out[key] = like_image(pred.float().clamp(0, 1) * region.to(pred.device), image)
+        return out
+
+
+class SaveFramesd(SaveRestoredd):
+    """Saves each result beside its provenance, of the input's kind, and the paper's picture of three histograms.
+
+    A subclass of ``SaveImaged``, since MONAI Label takes savers of that type out of the chain.
+
+    Args:
+        keys: predictions ``(N, H, W)`` in [0, 1] as ``MetaTensor``, with their region as meta data.
+        output_dir, facts, root: as in ``SaveRestoredd``.
+        reference: histogram of the reference probe for the picture, see ``load_reference``; None leaves it out of it.
+        histograms: write the picture as ``<result's stem>_histogram.png``.
+        lossless: JPEG becomes PNG.
+        ref_key: the input.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        facts: Mapping[str, Any],
+        root: str | None = None,
+        reference: Any = None,
+        histograms: bool = True,
+        lossless: bool = False,
+        ref_key: str = "image",
+    ) -> None:
+        super().__init__(keys, output_dir, "despeckled", facts, root, description=TEXT)
+        self.reference = load_reference(reference)
+        self.histograms, self.lossless, self.ref_key = histograms, lossless, ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.keys:
+            image, before = out[key], out[self.ref_key]
+            source = str(image.meta["filename_or_obj"])
+            region = torch.as_tensor(image.meta["region"]).cpu() > 0
+            target = result_path(source, self.output_dir, self.postfixes[0], self.root, self._ending(source))
+            self._check_free(target, source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name("." + target.name)
+            result = image.as_tensor().detach().cpu().float()
+            write_like(source, partial, result.numpy(), region.numpy(), self.lossless)
+            provenance.write(target, self.facts, source)
+            os.replace(partial, target)
+            self._sources[target] = source
+            if self.histograms:
+                self._draw(target, source, before.as_tensor().cpu(), result, region)
+            print(f"saved {target}", flush=True)
+        return out
+
+    def _ending(self, source: str) -> str:
+        if is_dicom(source):
+            return Path(source).suffix or ".dcm"
+        with Image.open(source) as picture:
+            changed = picture.format == "JPEG" and self.lossless
+            return ".png" if changed else Path(source).suffix or ENDINGS[picture.format]
+
+    def _draw(self, target: Path, source: str, before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> None:
+        counts = {"input x": histogram(before, region.expand(before.shape))}
+        counts["result x^"] = histogram(after, region.expand(after.shape))
+        notes = [f"KL(x, x^) {float(kl_divergence(counts['input x'], counts['result x^'])):.3f}"]
+        if self.reference is not None:
+            for name, label in (("input x", "KL(y, x)"), ("result x^", "KL(y, x^)")):
+                notes.append(f"{label} {float(kl_divergence(self.reference, counts[name])):.3f}")
+            counts = {"reference y": self.reference, **counts}
+        picture = target.with_name(f"{target.stem}_histogram.png")
+        if picture.resolve() == Path(source).resolve():
+            raise InputError("the histogram would overwrite it; choose another --output_dir", source)
+        Image.fromarray(draw_histograms(counts, "; ".join(notes))).save(picture)
+        provenance.write(picture, self.facts, source)
+
+
+class PlainPictured(MapTransform):
+    """The first frame as uint8 ``(W, H)``, as MONAI Label's writer of PNG wants it; stands behind the saver.
+
+    The margins are black there: only the saver, which MONAI Label leaves out, has the source's own.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            picture = (out[key][0] * 255).round().clamp(0, 255).to(torch.uint8)
+            out[key] = like_image(picture.T, out[key])
+        return out

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries, crops, held-out frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import SequentialSampler
+
+from common.inputs import InputError
+from common.sample_data import write_probe_frames
+from us_despeckle_lib.crops import StepBatches, UnpairedCrops
+from us_despeckle_lib.data import (
+    HeldOutFrames,
+    LoadFramesd,
+    ProbeFrames,
+    pooled_histogram,
+    probe_entries,
+)
+from us_despeckle_lib.pictures import draw_frames, draw_histograms, load_reference, save_reference
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("probes")
+    write_probe_frames(path, 4, 96, progress=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frames(folder):
+    entries = probe_entries(folder, 0.3, 0)
+    load = LoadFramesd("image")
+    return {name: ProbeFrames(part, load) for name, part in entries.items()}
+
+
+def test_files_are_split_and_the_split_repeats(folder):
+    entries = probe_entries(folder, 0.3, 5)
+    assert [len(entries[name]) for name in ("train", "validate", "reference")] == [3, 1, 4]
+    assert entries == probe_entries(folder, 0.3, 5)
+    assert entries["validate"][0] not in entries["train"]
+    assert len(probe_entries(folder, 0.3, 5, held_out=False)["validate"]) == 4
+
+
+def test_one_file_trains_and_validates(folder, tmp_path, capsys):
+    for side in ("low", "high"):
+        (tmp_path / side).mkdir()
+        picture = folder / side / "frame-000.png"
+        (tmp_path / side / "a.png").write_bytes(picture.read_bytes())
+    entries = probe_entries(tmp_path, 0.3, 0)
+    assert entries["train"] == entries["validate"]
+    assert "both trains and validates" in capsys.readouterr().out
+
+
+def test_the_image_is_zero_outside_its_region(tmp_path):
+    write_probe_frames(tmp_path, 1, 128, fan=True, progress=False)
+    image = LoadFramesd("image")({"image": str(tmp_path / "low" / "frame-000.png")})["image"]
+    assert image.shape == (1, 128, 128)
+    assert image.dtype == torch.float32
+    region = image.meta["region"] > 0
+    assert not image.as_tensor()[0][~region].any()
+    assert 0.2 < region.float().mean() < 0.6
+    assert pooled_histogram([{"image": image}]).sum() == region.sum()
+
+
+def test_windows_overlap_by_half_and_all_are_shown_before_one_repeats(frames):
+    crops = UnpairedCrops(frames["train"], frames["reference"], 48, 27, high_size=32)
+    assert len(crops.windows["image"]) == 3 * 9  # 0, 24, 48 each way in three frames
+    assert len(crops.windows["label"]) == 4 * 25
+    items = [crops[i] for i in range(27)]
+    assert all(item["image"].shape == (1, 48, 48) and item["label"].shape == (1, 32, 32) for item in items)
+    assert len({item["image"].numpy().tobytes() for item in items}) == 27
+    crops.set_epoch(2)
+    again = {crops[i]["image"].numpy().tobytes() for i in range(27)}
+    assert again == {item["image"].numpy().tobytes() for item in items}  # another order of the same
+    assert not torch.equal(crops[0]["image"], items[0]["image"])
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(frames):
+    def sample(epoch, index, seed=3):
+        crops = UnpairedCrops(frames["train"], None, 40, 50, seed=seed, jitter=True)
+        crops.set_epoch(epoch)
+        return crops[index]
+
+    assert torch.equal(sample(4, 7)["image"], sample(4, 7)["image"])
+    assert not torch.equal(sample(4, 7)["image"], sample(5, 7)["image"])
+    assert not torch.equal(sample(4, 7)["image"], sample(4, 7, seed=4)["image"])
+    item = sample(1, 0)
+    assert torch.equal(item["image"], item["label"])
+    with pytest.raises(IndexError):
+        sample(1, 50)
+
+
+def test_crops_lie_in_the_ultrasound(tmp_path):
+    write_probe_frames(tmp_path, 1, 160, fan=True, progress=False)
+    low = ProbeFrames([{"image": str(tmp_path / "low" / "frame-000.png")}], LoadFramesd("image"))
+    crops = UnpairedCrops(low, None, 32, 30)
+    assert all((crops[i]["image"] > 0).float().mean() > 0.7 for i in range(30))
+
+
+def test_small_files_are_left_out_and_only_small_files_stop(frames, tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(80, 200, (50, 60)).astype(np.uint8)).save(tmp_path / "s.png")
+    small = LoadFramesd("image")({"image": str(tmp_path / "s.png")})
+    crops = UnpairedCrops([small, *frames["train"]], None, 64, 4)
+    assert "s.png: its ultrasound of 60 x 50 pixels holds no crop of 64 x 64" in capsys.readouterr().out
+    assert len(crops[0]["image"][0]) == 64
+    with pytest.raises(InputError, match="give a smaller crop_size"):
+        UnpairedCrops([small], None, 64, 4)
+
+
+def test_all_frames_of_a_loop_are_used(tmp_path):
+    pages = [Image.fromarray(np.full((40, 40), 60 + 20 * i, np.uint8)) for i in range(3)]
+    pages[0].putpixel((3, 3), 99)
+    pages[0].save(tmp_path / "loop.tif", save_all=True, append_images=pages[1:])
+    loop = [LoadFramesd("image")({"image": str(tmp_path / "loop.tif")})]
+    crops = UnpairedCrops(loop, None, 32, 12)
+    levels = {round(float(crops[i]["image"].median()) * 255) for i in range(12)}
+    assert levels == {60, 80, 100}
+
+
+def test_batches_of_a_step():
+    batches = StepBatches(SequentialSampler(range(25)), [4, 2, 2])
+    assert len(batches) == 9
+    assert [len(batch) for batch in batches] == [4, 2, 2] * 3
+    assert [i for batch in batches for i in batch] == list(range(24))
+
+
+def test_held_out_frames_have_rois_and_the_clean_picture(frames, folder):
+    held_out = HeldOutFrames(frames["validate"].data, LoadFramesd("image"), crop=64)
+    item = held_out[0]
+    assert item["image"].shape == (1, 64, 64)
+    assert item["label"].shape == (4, 64, 64)
+    assert torch.equal(item["label"][0], item["image"][0])
+    assert item["label"][1].all()
+    assert (item["label"][2] > 0).any()
+    assert held_out.has_clean
+    clean = np.asarray(Image.open(folder / "truth" / f"{item['case']}.png"))[16:80, 16:80] / 255
+    np.testing.assert_allclose(item["label"][3], clean, atol=1e-6)
+    assert held_out.pixels() == 64 * 64
+    named = HeldOutFrames(frames["validate"].data, LoadFramesd("image"), roi="[20,20,40,40]")
+    assert (named[0]["label"][2] == 1).sum() == 400
+
+
+def test_reference_is_kept_and_found_again(frames, folder, tmp_path):
+    counts = pooled_histogram(frames["reference"])
+    save_reference(counts, tmp_path / "reference.json")
+    assert torch.equal(load_reference(tmp_path / "reference.json"), counts)
+    assert torch.equal(load_reference(folder / "high"), counts)
+    assert load_reference("null") is None
+    assert load_reference(tmp_path / "models" / "reference.json") is None
+    for text in ("{", "[1, 2]"):
+        (tmp_path / "bad.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="holds no histogram"):
+            load_reference(tmp_path / "bad.json")
+    with pytest.raises(InputError, match="no such file"):
+        load_reference(tmp_path / "none.json")
+
+
+def test_pictures_show_what_they_are_given():
+    counts = torch.zeros(256)
+    counts[100] = 50
+    picture = draw_histograms({"input x": counts, "result x^": counts.roll(60)}, "KL 1")
+    columns = [np.flatnonzero((np.abs(picture.astype(int) - colour).sum(-1) < 9)[60:300].any(axis=0)) for colour in
+               ((200, 60, 40), (30, 140, 60))]  # fmt: skip
+    assert abs(np.mean(columns[0]) - (16 + 100 * 608 / 255)) < 5
+    assert abs(np.mean(columns[1]) - (16 + 160 * 608 / 255)) < 5
+    image = torch.full((40, 50), 0.25)
+    panel = draw_frames([("input", image), ("network", image)], image, image, edge=80)
+    assert panel.shape == (98, 3 * 104, 3)
+    assert (panel[30, 20] == 64).all() and (panel[30, 230] == 128).all()
