@@ -23,7 +23,7 @@ from common.inputs import InputError, root_cause
 from common.runs import is_main_process
 from common.settings import boolean
 from common.transforms.intensity import PERCENTILES, fit_landmarks, foreground_mask, standardise
-from common.weights import bare, file_hash
+from common.weights import bare, load_flat
 
 from .data import SEQUENCES
 
@@ -194,6 +194,8 @@ class PromoteLandmarks:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        same = self.target.is_file() and file_hash(self.target) == file_hash(self.best.path)
-        if is_main_process() and same:
+        if not is_main_process() or not self.target.is_file():
+            return
+        own, bundle = load_flat(self.best.path), load_flat(self.target)
+        if own.keys() == bundle.keys() and all(torch.equal(own[key], bundle[key]) for key in own):
             shutil.copy2(landmarks_path(self.best.path), landmarks_path(self.target))
