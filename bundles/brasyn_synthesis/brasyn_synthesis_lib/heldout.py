@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from common.transforms.geometry import middle_window
 from .landmarks import Landmarks
 from .metrics import scores_of
 
-__all__ = ["HeldOutCases", "case_volumes", "linear_regression", "on_disk", "resident_volumes"]
+__all__ = ["HeldOutCases", "case_volumes", "linear_regression", "on_disk", "regression_of", "resident_volumes"]
 
 CHANNELS = 6  # three inputs, truth, tumour, brain
 HEADROOM = 0.5  # share of memory_gb that training volumes may take
@@ -66,14 +66,34 @@ def linear_regression(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         ``(1, H, W, D)``, at least 0, and 0 outside the brain.
     """
     brain = label[2] > 0.5
-    values = torch.cat([image[:, brain], image.new_ones(1, int(brain.sum()))]).double()
-    weights = torch.linalg.solve(
-        values @ values.T + 1e-9 * torch.eye(len(values), dtype=torch.float64, device=values.device),
-        values @ label[0][brain].double(),
-    )
+    values = _with_ones(image, brain)
     made = torch.zeros_like(label[:1])
-    made[0, brain] = (weights @ values).clamp_min(0).to(made.dtype)
+    made[0, brain] = (_solved(*_normal_equations(values, label[0][brain])) @ values).clamp_min(0).to(made.dtype)
     return made
+
+
+def regression_of(volumes: Iterable[dict[str, Any]]) -> list[float]:
+    """Weights of the inputs and a bias that fit the truth best over the brains of training volumes."""
+    left, right = 0.0, 0.0
+    for item in volumes:
+        image, label = (torch.as_tensor(item[key]).as_subclass(torch.Tensor) for key in ("image", "label"))
+        brain = label[2] > 0.5
+        matrix, vector = _normal_equations(_with_ones(image, brain), label[0][brain])
+        left, right = left + matrix, right + vector
+    return _solved(left, right).tolist()
+
+
+def _with_ones(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.cat([image[:, mask], image.new_ones(1, int(mask.sum()))]).double()
+
+
+def _normal_equations(values: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return values @ values.T, values @ truth.double()
+
+
+def _solved(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    ridge = 1e-9 * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)  # where two inputs are one
+    return torch.linalg.solve(matrix + ridge, vector)
 
 
 class HeldOutCases(Dataset):

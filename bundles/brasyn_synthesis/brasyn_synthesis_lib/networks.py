@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.networks.nets import PatchDiscriminator
@@ -56,6 +58,21 @@ class Generator(nn.Module):
         self.last = EnlargedConv(channels[1] * (1 if depth == 1 else 2), 1)
         self.last_skip = nn.Conv2d(in_channels, 1, 3, padding=1, bias=False)
         self.register_buffer("landmarks", torch.zeros(HASH_BYTES, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def start_linear(self, weights: Sequence[float], bias: float) -> None:
+        """Makes the untrained network the linear combination of its middle slices; its features have no say yet.
+
+        Args:
+            weights: one per sequence.
+            bias: added to all.
+        """
+        neighbours = self.last_skip.in_channels // len(weights)
+        self.last.weight.zero_()
+        self.last.bias.fill_(bias)
+        self.last_skip.weight.zero_()
+        for i, weight in enumerate(weights):
+            self.last_skip.weight[0, i * neighbours + neighbours // 2, 1, 1] = weight
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
         """Middle slice ``(B, 1, H, W)`` of the missing sequence, above -1, of stacks ``(B, in_channels, H, W)``.

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from common.console import device_text, duration, say, start_lines
+from common.handlers import StartingWeights
 from common.inferers import ViewsInferer
 from common.inputs import InputError
-from common.settings import optional, value
+from common.settings import boolean, value
 from common.weights import bare
 
 from .data import SEQUENCES
+from .heldout import regression_of
 
 __all__ = [
     "announce",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 TERMS = ("l1", "masked_l1", "ssim", "vgg", "frequency")
+ENOUGH = 8  # volumes that settle four numbers
 STEP = 3.5  # a training step of the generator costs about so many forward passes
 DISCRIMINATOR = 2.0  # one of each network, with the discriminator as costly as the generator
 
@@ -47,14 +50,20 @@ def checked_objective(objective: Mapping[str, Any]) -> dict[str, float]:
     return weights
 
 
-def vgg_settings(weights: Any, objective: Mapping[str, float]) -> str | None:
-    """The VGG weights file, or None where the term has no weight, so that nothing is read for it."""
-    return optional(weights) if objective["vgg"] else None
+def start_linear(wanted: Any, start: StartingWeights, volumes: Sequence[dict[str, Any]]) -> None:
+    """Lets random weights start as the linear regression of the training volumes, which training then improves on.
 
+    An addition to the paper: without it a short training spends most of its steps on getting that far.
 
-def inferer_outputs(save_std: bool) -> list[str]:
-    """Channels that inference computes."""
-    return ["mean", "sd"] if save_std else ["mean"]
+    Args:
+        wanted: whether to.
+        start: the run's starting weights, once loaded; weights from a file stay as they are.
+        volumes: training volumes, of which the first ones are enough.
+    """
+    if boolean(wanted) and start.source.startswith("random"):
+        *weights, bias = regression_of(volumes[i] for i in range(min(len(volumes), ENOUGH)))
+        bare(start.network).start_linear(weights, bias)
+        start.source += ", last layer from the linear regression of the inputs"
 
 
 def forward_seconds(network: nn.Module, device: Any, size: Sequence[int], batch: int = 4) -> float:
