@@ -134,13 +134,13 @@ class RandomStacks(Dataset):
         if self._order is None or self._order[0] != self.epoch:
             random = np.random.default_rng([self.seed, self.epoch])
             count = len(self.volumes)
-            numbers = random.permutation(count)
-            # volume by volume, then shuffled within groups: samples of a group lie together
-            owners = numbers[np.sort(np.arange(self.stacks) % count)]
-            group = count if self.resident is None else self.resident
-            share = np.searchsorted(np.sort(np.arange(self.stacks) % count), np.arange(0, count + group, group))
-            for first, last in zip(share[:-1], share[1:], strict=True):
-                owners[first:last] = random.permutation(owners[first:last])
+            # volume by volume in a random order, then shuffled within groups: samples of a group lie together
+            places = np.sort(np.arange(self.stacks) % count)
+            owners = random.permutation(count)[places]
+            group = self.resident or count
+            for first in range(0, count, group):
+                inside = slice(*np.searchsorted(places, [first, first + group]))
+                owners[inside] = random.permutation(owners[inside])
             self._order = (self.epoch, owners)
         return int(self._order[1][index])
 

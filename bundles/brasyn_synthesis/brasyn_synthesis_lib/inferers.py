@@ -20,6 +20,7 @@ from common.weights import bare, load_into
 
 from .data import weights_of
 from .landmarks import check_bound
+from .networks import EnlargedConv
 from .transforms import DIGEST, TARGET, meta_text
 
 __all__ = ["TargetInferer", "multiplications_per_pixel", "to_ras"]
@@ -30,13 +31,12 @@ PROBE = 64  # pixels
 def multiplications_per_pixel(network: nn.Module, channels: int) -> float:
     """Multiplications of a U-Net's convolutions per pixel of its input, counted on a small image."""
     counted = []
-    hooks = [
-        module.register_forward_hook(
-            lambda layer, _, out: counted.append(layer.weight[0].numel() * out.shape[1] * out.shape[2] * out.shape[3])
-        )
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+
+    def count(layer: nn.Conv2d, _: tuple, out: torch.Tensor) -> None:
+        share = 4 / 9 if isinstance(layer, EnlargedConv) else 1.0
+        counted.append(share * layer.weight[0].numel() * out.shape[1:].numel())
+
+    hooks = [module.register_forward_hook(count) for module in network.modules() if isinstance(module, nn.Conv2d)]
     parameter, mode = next(network.parameters()), network.training
     network.eval()
     with torch.inference_mode():

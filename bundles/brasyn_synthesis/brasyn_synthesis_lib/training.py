@@ -25,8 +25,7 @@ __all__ = [
     "announce_evaluation",
     "checked_objective",
     "expected_seconds",
-    "inferer_outputs",
-    "vgg_settings",
+    "start_linear",
 ]
 
 TERMS = ("l1", "masked_l1", "ssim", "vgg", "frequency")
