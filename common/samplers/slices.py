@@ -95,6 +95,7 @@ class RandomStacks(Dataset):
         self.axes, self.flip, self.angle, self.turn = tuple(axes), flip, angle, turn
         self.resident, self.seed, self.epoch = resident, seed, 0
         self._held: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._boxes: dict[int, list[slice]] = {}
         self._slices: dict[int, np.ndarray] = {}
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -110,21 +111,26 @@ class RandomStacks(Dataset):
         random = np.random.default_rng([self.seed, self.epoch, int(index)])
         number = self._volume_of(int(index))
         image, label = self._volume(number)
-        if number not in self._slices:
+        if number not in self._boxes:
+            self._boxes[number] = _box(image, label)
             self._slices[number] = self._used(image)
         axis, position = self._slices[number][random.integers(len(self._slices[number]))].tolist()
-        inputs = slice_stacks(image, axis, [position], self.neighbours)[0]
-        truth = label.select(axis + 1, position)
-        room = [max(self.pad, n) - p for n, p in zip(inputs.shape[1:], self.size, strict=True)]
-        corner = [int(random.integers(r + 1)) for r in room]
-        # where the sample starts in the slice itself, which lies in the middle of the padded one
-        start = [c - max(self.pad - n, 0) // 2 for c, n in zip(corner, inputs.shape[1:], strict=True)]
+        # only the box that is not 0 is read: a brain fills a third of its volume
+        box = self._boxes[number]
+        inner = (slice(None), *box)
+        inputs = slice_stacks(image[inner], axis, [position - box[axis].start], self.neighbours)[0]
+        truth = label[inner].select(axis + 1, position - box[axis].start)
+        shape, corner = ([x[a] for a in range(3) if a != axis] for x in (image.shape[1:], [b.start for b in box]))
+        # where the sample starts in the slice, which lies in the middle of the padded one
+        start = [int(random.integers(max(self.pad, n) - p + 1)) for n, p in zip(shape, self.size, strict=True)]
+        start = [s - max(self.pad - n, 0) // 2 for s, n in zip(start, shape, strict=True)]
         flipped = random.random() < self.flip
         degrees = random.uniform(-self.angle, self.angle) if random.random() < self.turn else 0.0
         if degrees:
-            inputs, truth = _turned(inputs, truth, start, self.size, degrees)
+            inputs, truth = _turned(inputs, truth, shape, corner, start, self.size, degrees)
         else:
-            inputs, truth = (_window(x, start, self.size) for x in (inputs, truth))
+            first = [s - c for s, c in zip(start, corner, strict=True)]
+            inputs, truth = (_window(x, first, self.size) for x in (inputs, truth))
         if flipped:
             inputs, truth = inputs.flip(-1), truth.flip(-1)
         return {"image": inputs, "label": truth}
@@ -169,6 +175,15 @@ def _plain(item: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(x.as_tensor() if hasattr(x, "as_tensor") else x for x in (item["image"], item["label"]))
 
 
+def _box(image: torch.Tensor, label: torch.Tensor) -> list[slice]:
+    """The part of a volume outside of which all channels are 0; all of an empty one."""
+    filled = (image != 0).any(dim=0) | (label != 0).any(dim=0)
+    if not filled.any():
+        return [slice(0, n) for n in filled.shape]
+    used = [torch.nonzero(filled.movedim(a, 0).flatten(1).any(dim=1)).flatten() for a in range(3)]
+    return [slice(int(u[0]), int(u[-1]) + 1) for u in used]
+
+
 def _window(image: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
     """Part of ``(C, H, W)`` that starts at a pixel, which may lie outside; zeros there."""
     out = image.new_zeros(image.shape[0], *size)
@@ -182,22 +197,50 @@ def _window(image: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> t
 
 
 def _turned(
-    image: torch.Tensor, label: torch.Tensor, start: Sequence[int], size: Sequence[int], degrees: float
+    image: torch.Tensor,
+    label: torch.Tensor,
+    shape: Sequence[int],
+    corner: Sequence[int],
+    start: Sequence[int],
+    size: Sequence[int],
+    degrees: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The window of a slice that was turned about its middle: only the window's pixels are computed."""
-    shape = image.shape[1:]
-    rows, columns = (
-        torch.arange(n, dtype=torch.float32, device=image.device) + s - (length - 1) / 2
-        for n, s, length in zip(size, start, shape, strict=True)
-    )
+    """The window of a slice that was turned about its middle: only the window's pixels are computed.
+
+    Args:
+        image, label: ``(C, h, w)``, the part of the slice that starts at ``corner``; 0 outside of it.
+        shape: of the whole slice.
+        corner, start: first pixel of the part and of the window, in the slice.
+        size: of the window.
+        degrees: of the turn.
+    """
+    middle = [(n - 1) / 2 for n in shape]
     cosine, sine = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
-    y = cosine * rows[:, None] - sine * columns
-    x = sine * rows[:, None] + cosine * columns
+    # where the part's corners come to lie in the window: the rest of it stays 0
+    ends = [(c - 1 - m, c + n - m) for c, n, m in zip(corner, image.shape[1:], middle, strict=True)]
+    places = [(cosine * y + sine * x, cosine * x - sine * y) for y in ends[0] for x in ends[1]]
+    window = []
+    for axis in (0, 1):
+        found = [place[axis] + middle[axis] - start[axis] for place in places]
+        low, high = max(int(np.floor(min(found))), 0), min(int(np.ceil(max(found))) + 1, size[axis])
+        window.append(slice(low, max(low, high)))
+    out = [x.new_zeros(x.shape[0], *size) for x in (image, label)]
+    if any(side.start == side.stop for side in window):
+        return out[0], out[1]
+    rows, columns = (
+        torch.arange(side.start, side.stop, dtype=torch.float32, device=image.device) + s - m
+        for side, s, m in zip(window, start, middle, strict=True)
+    )
+    y = cosine * rows[:, None] - sine * columns + (middle[0] - corner[0])
+    x = sine * rows[:, None] + cosine * columns + (middle[1] - corner[1])
     # grid_sample counts from -1 to 1 between the outer pixels' edges
-    grid = torch.stack([2 * x / shape[1], 2 * y / shape[0]], dim=-1)[None]
+    height, width = image.shape[1:]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)[None]
+    inside = (slice(None), *window)
     smooth = torch.cat([image, label[:1]])[None]
     smooth = F.grid_sample(smooth, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    masks = label[1:]
-    if len(masks):
-        masks = F.grid_sample(masks[None], grid, mode="nearest", padding_mode="zeros", align_corners=False)[0]
-    return smooth[: len(image)], torch.cat([smooth[len(image) :], masks])
+    out[0][inside], out[1][inside][:1] = smooth[: len(image)], smooth[len(image) :]
+    if len(label) > 1:
+        masks = F.grid_sample(label[None, 1:], grid, mode="nearest", padding_mode="zeros", align_corners=False)[0]
+        out[1][inside][1:] = masks
+    return out[0], out[1]

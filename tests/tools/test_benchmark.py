@@ -144,7 +144,7 @@ def test_synthesis_writes_a_table_of_finite_ratios(command, tmp_path):
     assert [row[4] for row in rows] == ["at least 10.00", "at most 15 %"]
     for row in rows:
         assert math.isfinite(float(row[3].split()[0])) and row[5] in ("yes", "no")
-    assert "at most 292 stacks" in text
+    assert int(re.search(r"at most (\d+) stacks", text)[1]) > 200
 
 
 def test_memory_is_that_of_a_run_with_the_cache_on_disk(command, capsys, monkeypatch):

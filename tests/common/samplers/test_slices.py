@@ -9,6 +9,7 @@ from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from common.samplers import RandomStacks, slice_stacks
+from common.samplers.slices import _turned
 
 SHAPE = (10, 12, 14)
 
@@ -106,6 +107,19 @@ def test_turns_are_those_of_scipy_about_the_slice_s_middle():
         angles.add(best[1])
         assert set(label[1].unique().tolist()) <= {0.0, 1.0}  # masks stay masks
     assert len(angles) > 3 and max(map(abs, angles)) <= 15.5
+
+
+@pytest.mark.parametrize("degrees", [-15.0, 3.0, 40.0])
+def test_a_window_of_a_turned_part_is_cut_from_the_turned_slice(degrees):
+    whole, label = torch.zeros(3, 20, 26), torch.zeros(2, 20, 26)
+    whole[:, 5:12, 9:20], label[:, 5:12, 9:20] = torch.rand(3, 7, 11), 1
+    full = _turned(whole, label, (20, 26), (0, 0), (-4, -2), (28, 30), degrees)
+    part = (slice(None), slice(5, 12), slice(9, 20))
+    for start, size in (((-4, -2), (28, 30)), ((3, 8), (6, 9)), ((17, 0), (5, 5))):
+        made = _turned(whole[part], label[part], (20, 26), (5, 9), start, size, degrees)
+        for one, other in zip(made, full, strict=True):
+            window = [slice(s + shift, s + shift + n) for s, shift, n in zip(start, (4, 2), size, strict=True)]
+            torch.testing.assert_close(one, other[(slice(None), *window)], atol=1e-5, rtol=0)
 
 
 def test_a_sample_follows_from_seed_epoch_and_index_alone():
