@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
+from monai.data import DistributedSampler
 from torch import nn
 
 from common.console import device_text, duration, say, start_lines
@@ -25,6 +27,7 @@ __all__ = [
     "announce_evaluation",
     "checked_objective",
     "expected_seconds",
+    "held_out_sampler",
     "start_linear",
 ]
 
@@ -63,6 +66,18 @@ def start_linear(wanted: Any, start: StartingWeights, volumes: Sequence[dict[str
         *weights, bias = regression_of(volumes[i] for i in range(min(len(volumes), ENOUGH)))
         bare(start.network).start_linear(weights, bias)
         start.source += ", last layer from the linear regression of the inputs"
+
+
+def held_out_sampler(held_out: Sequence) -> DistributedSampler:
+    """Shares held-out cases among processes.
+
+    Raises:
+        InputError: fewer cases than processes.
+    """
+    if len(held_out) < idist.get_world_size():
+        count = f"{idist.get_world_size()} processes need as many held-out cases, there are {len(held_out)}"
+        raise InputError(f"{count}; give more cases or a larger val_fraction")
+    return DistributedSampler(held_out, even_divisible=False, shuffle=False)
 
 
 def forward_seconds(network: nn.Module, device: Any, size: Sequence[int], batch: int = 4) -> float:
