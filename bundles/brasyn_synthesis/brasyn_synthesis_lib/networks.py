@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["Discriminator", "Generator"]
 
+INNERMOST = 3  # levels without batch normalisation
 HASH_BYTES = 32  # of SHA-256
 
 
@@ -20,8 +21,9 @@ class Generator(nn.Module):
     """U-Net of 3x3 convolutions with stride 2 and Mish that makes one slice of a stack of slices (sec. 2.2).
 
     Each level down doubles the channels up to eight times ``width``. Each level up enlarges twofold by nearest
-    neighbours and convolves 3x3 (``EnlargedConv``): no transposed convolution, whose checkerboards would show. Inner
-    levels have batch normalisation (as pix2pix); the output is CeLU, above -1.
+    neighbours and convolves 3x3 (``EnlargedConv``): no transposed convolution, whose checkerboards would show. The
+    output is CeLU, above -1. Batch normalisation as in pix2pix, but not in the three innermost levels: a crop has 1 to 16
+    pixels there, whose statistics a small batch cannot tell.
 
     At sizes that are multiples of 2^depth (256 for the paper's eight levels) this is the paper's network; other sizes
     work too: each level rounds its size up, and what is enlarged is cut to the size of its skip.
@@ -47,12 +49,17 @@ class Generator(nn.Module):
         if min(in_channels, width, depth) < 1:
             raise ValueError(f"need positive numbers, got {in_channels} channels, width {width}, depth {depth}")
         channels = [in_channels, *[width * min(2**level, 8) for level in range(depth)]]
-        # the outermost level sees the image itself, the innermost may have one pixel: neither can be normalised well
+        # the outermost level sees the image itself; the innermost ones have too few pixels for small batches
+        normal = range(1, depth - INNERMOST)
         self.down = nn.ModuleList(
-            _block(nn.Conv2d(channels[i], channels[i + 1], 3, 2, 1, bias=not 0 < i < depth - 1)) for i in range(depth)
+            _block(nn.Conv2d(channels[i], channels[i + 1], 3, 2, 1, bias=i not in normal)) for i in range(depth)
         )
         self.up = nn.ModuleList(
-            _block(EnlargedConv(channels[i + 1] * (1 if i == depth - 1 else 2), channels[i], bias=False))
+            _block(
+                EnlargedConv(
+                    channels[i + 1] * (1 if i == depth - 1 else 2), channels[i], bias=i - 1 not in (0, *normal)
+                )
+            )
             for i in range(depth - 1, 0, -1)
         )
         self.last = EnlargedConv(channels[1] * (1 if depth == 1 else 2), 1)
