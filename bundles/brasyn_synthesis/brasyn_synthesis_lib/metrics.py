@@ -56,12 +56,20 @@ def scores_of(image: torch.Tensor, label: torch.Tensor, kind: str, region: str =
 
 
 def roughness(image: torch.Tensor, brain: torch.Tensor) -> float:
-    """Mean absolute second difference across axial slices inside the brain, in the image's units.
+    """How much rougher an image is across axial slices than within them: 1 where all directions are alike.
+
+    The mean absolute second difference across the last axis over the mean of those along the two others, inside the
+    brain. Blur and noise change all three alike; slices that do not fit together change the first alone.
 
     Args:
         image: ``(H, W, D)``, axial slices across the last axis.
         brain: mask of the same shape.
     """
+    first, second, across = (_bend(image.movedim(a, -1), brain.movedim(a, -1)) for a in range(3))
+    return across / max((first + second) / 2, 1e-12)
+
+
+def _bend(image: torch.Tensor, brain: torch.Tensor) -> float:
     bend = (image[..., 2:] - 2 * image[..., 1:-1] + image[..., :-2]).abs()
     inside = brain[..., 2:] & brain[..., 1:-1] & brain[..., :-2]
     return float(bend[inside].mean()) if inside.any() else float("nan")

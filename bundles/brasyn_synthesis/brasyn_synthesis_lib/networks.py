@@ -22,8 +22,8 @@ class Generator(nn.Module):
 
     Each level down doubles the channels up to eight times ``width``. Each level up enlarges twofold by nearest
     neighbours and convolves 3x3 (``EnlargedConv``): no transposed convolution, whose checkerboards would show. The
-    output is CeLU, above -1. Batch normalisation as in pix2pix, but not in the three innermost levels: a crop has 1 to 16
-    pixels there, whose statistics a small batch cannot tell.
+    output is CeLU, above -1. Batch normalisation as in pix2pix, but not in the three innermost levels: a crop has 1 to
+    16 pixels there, whose statistics a small batch cannot tell.
 
     At sizes that are multiples of 2^depth (256 for the paper's eight levels) this is the paper's network; other sizes
     work too: each level rounds its size up, and what is enlarged is cut to the size of its skip.

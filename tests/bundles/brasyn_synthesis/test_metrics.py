@@ -72,12 +72,14 @@ def test_no_tumour_is_left_out_of_the_mean():
     assert float(metric.aggregate()) == pytest.approx(scores_of(image, label, "ssim", "tumour"), abs=1e-6)
 
 
-def test_roughness_is_the_bend_across_axial_slices():
-    brain = torch.ones(4, 4, 9, dtype=torch.bool)
-    steps = torch.arange(9.0) % 2
-    assert roughness(steps.expand(4, 4, 9), brain) == pytest.approx(2)
-    assert roughness(torch.arange(9.0).expand(4, 4, 9), brain) == 0
-    assert roughness(torch.arange(4.0).view(4, 1, 1).expand(4, 4, 9) % 2, brain) == 0
+def test_roughness_tells_slices_that_do_not_fit_together():
+    brain = torch.ones(20, 20, 20, dtype=torch.bool)
+    torch.manual_seed(0)
+    noise = torch.randn(20, 20, 20)
+    assert roughness(noise, brain) == pytest.approx(1, abs=0.05)  # noise has no direction
+    assert roughness(0.1 * noise, brain) == pytest.approx(roughness(noise, brain))
+    assert roughness(noise + 2 * torch.randn(20), brain) > 1.5
+    assert roughness(noise + 2 * torch.randn(20, 1, 1), brain) < 0.9
     image, label = case()
     assert scores_of(label[0], label, "roughness") == pytest.approx(1)
     assert scores_of(image + 0.1 * (torch.arange(20) % 2), label, "roughness") > 1
