@@ -24,7 +24,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
     Args:
         args, kwargs: as for ``SupervisedEvaluator``; the loader's dataset is a ``Cases`` and the inferer a
-            ``ForegroundInferer``.
+            ``ForegroundInferer``, or one with ``work(image, network)``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +51,9 @@ class CaseEvaluator(SupervisedEvaluator):
         return output
 
     def _work(self, image: Any) -> int:
-        """Multiplications of the network for a case."""
+        """Multiplications of the network for a case; an inferer may know better."""
+        if hasattr(self.inferer, "work"):
+            return self.inferer.work(image, bare(self.network))
         voxels = 1
         for side in self.inferer.box(image.as_tensor()):
             voxels *= side.stop - side.start

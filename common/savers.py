@@ -28,8 +28,15 @@ def stem_of(path: str | os.PathLike) -> str:
     return name if Path(path).is_dir() else Path(path).stem
 
 
-def result_path(source: str, output_dir: str, postfix: str, root: str | None = None, ending: str = ".nii.gz") -> Path:
+def result_path(source: str, output_dir: str, postfix: str, root: str | None = None, name: str | None = None) -> Path:
     """Where a result goes: the input's name with a postfix, in the input's sub-folder below ``root``.
+
+    Args:
+        source: the input.
+        output_dir: folder for the results.
+        postfix: appended to the input's name.
+        root: folder below which sub-folders are kept.
+        name: the result's file name, in place of one made with the postfix.
 
     Raises:
         InputError: the result would lie on the input.
@@ -38,7 +45,7 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
     base = Path(root).expanduser().resolve() if root else parent
     base = base if base.is_dir() else base.parent
     inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
-    target = Path(output_dir).expanduser() / inner / f"{stem_of(source)}_{postfix}{ending}"
+    target = Path(output_dir).expanduser() / inner / (name or f"{stem_of(source)}_{postfix}.nii.gz")
     if target.resolve() == Path(source).resolve():
         raise InputError("the result would overwrite it; choose another --output_dir", source)
     return target
@@ -87,17 +94,26 @@ class SaveRestoredd(SaveImaged):
         for key, postfix in zip(self.keys, self.postfixes, strict=True):
             image = out[key]
             source = str(image.meta["filename_or_obj"])
-            target = result_path(source, self.output_dir, postfix, self.root)
+            name = self.name_of(image, source, postfix)
+            target = result_path(source, self.output_dir, postfix, self.root, name)
             self._check_free(target, source)
             target.parent.mkdir(parents=True, exist_ok=True)
             array = image.as_tensor().detach().cpu().float().numpy()[0]
             partial = target.with_name("." + target.name)  # a killed run leaves no half file under the result's name
             nib.save(self._image(array, image, source), partial)
-            provenance.write(target, self.facts, source)
+            provenance.write(target, self.facts_of(image), source)
             os.replace(partial, target)
             self._sources[target] = source
             print(f"saved {target}", flush=True)
         return out
+
+    def name_of(self, image: Any, source: str, postfix: str) -> str:
+        """The result's file name, for bundles with names of their own."""
+        return f"{stem_of(source)}_{postfix}.nii.gz"
+
+    def facts_of(self, image: Any) -> Mapping[str, Any]:
+        """What the sidecar tells, for bundles whose facts depend on the image."""
+        return self.facts
 
     def _check_free(self, target: Path, source: str) -> None:
         before = self._sources.get(target, source)

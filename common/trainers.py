@@ -89,6 +89,7 @@ class AdversarialTrainer(SupervisedTrainer):
     MONAI's own ``AdversarialTrainer`` shows its discriminator the *input* as real, which would teach a denoiser to make
     noise. An iteration here takes ``(critic_steps + generator_steps) * accumulation_steps`` batches of the loader, so
     each step is on new data with fakes made anew. In a stage in which one network trains alone, it takes all of them.
+    Channels of the target beyond the prediction's are masks for the loss; the discriminator is not shown them.
 
     The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
     output holds, beside MONAI's keys, every term before its weight: ``loss_<name>`` for each of a ``WeightedLoss``,
@@ -221,6 +222,7 @@ class AdversarialTrainer(SupervisedTrainer):
             with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
                 made = engine.inferer(inputs, bare(engine.network), *args, **kwargs)
             made = self._cropped(made.detach().float())
+            real = real[:, : made.shape[1]]
             fake = made if self.buffer is None else self.buffer.mix(made, self._random)
             with torch.autocast(**self._autocast):
                 logits = last_logits(engine.discriminator(torch.cat([real.to(fake), fake])))

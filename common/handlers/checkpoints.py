@@ -61,7 +61,9 @@ class StartingWeights:
         return self.source
 
     def _load(self, network: nn.Module) -> str:
-        shipped = self.path.parent.name == "models" and self.path.name == "model.pt"
+        folder = self.path.parent
+        shipped = folder.name == "models" and self.path.name == "model.pt"
+        shipped |= folder.name == "targets" and folder.parent.name == "models"  # one file per target
         if boolean(self.from_scratch):
             return "random initialisation"
         if shipped and not self.path.is_file():

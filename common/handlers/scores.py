@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,7 +138,8 @@ class ScoreTable:
         for setting in dict.fromkeys(row["setting"] for row in rows):
             group = [row for row in rows if row["setting"] == setting]
             texts = []
-            for prefix, name in ((BASELINE, self.baseline), ("", "network")):
+            others = ((f"{other}_", other) for other in self.others)
+            for prefix, name in ((BASELINE, self.baseline), *others, ("", "network")):
                 values = [self._value(group, prefix + metric, metric) for metric in metrics]
                 texts.append(f"{name} {' / '.join(values)}")
             gain = _mean(group, metrics[0]) - _mean(group, BASELINE + metrics[0])
@@ -159,7 +161,10 @@ def _mean(group: Sequence[dict[str, str]], key: str) -> float:
 
 
 def mean_and_sd(values: Sequence[float], digits: int) -> str:
-    """ "31.20" for one value, "31.20 ± 0.85" for several."""
+    """ "31.20" for one value, "31.20 ± 0.85" for several; values that are not there (NaN) are left out."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "-"
     text = f"{statistics.fmean(values):.{digits}f}"
     return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 

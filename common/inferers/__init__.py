@@ -2,5 +2,7 @@
 """Ways to apply a network to a whole image."""
 
 from .slabs import ForegroundInferer, LayerSlabs
+from .stacks import SliceStackInferer
+from .views import ViewsInferer
 
-__all__ = ["ForegroundInferer", "LayerSlabs"]
+__all__ = ["ForegroundInferer", "LayerSlabs", "SliceStackInferer", "ViewsInferer"]

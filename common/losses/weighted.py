@@ -44,14 +44,22 @@ class WeightedLoss(nn.Module):
         self.modules_ = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
 
     def terms(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each loss by name, before its weight."""
-        return {name: loss(prediction, target) for name, loss in self.losses.items() if self.weights[name]}
+        """Each loss by name, before its weight.
+
+        Channels of the target beyond the prediction's are masks: only losses that say ``needs_masks`` are shown them.
+        """
+        plain = target if target.shape == prediction.shape else target[:, : prediction.shape[1]]
+        return {
+            name: loss(prediction, target if getattr(loss, "needs_masks", False) else plain)
+            for name, loss in self.losses.items()
+            if self.weights[name]
+        }
 
     def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor | float:
         """The weighted sum of ``terms``; 0 where every weight is 0."""
         return sum(self.weights[name] * term for name, term in terms.items())
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The weighted sum for a prediction ``(B, C, H, W[, D])`` and a target of the same shape."""
+        """The weighted sum for a prediction ``(B, C, H, W[, D])`` and a target of the same shape, or with masks."""
         total = self.total(self.terms(prediction, target))
         return total if isinstance(total, torch.Tensor) else prediction.new_zeros(())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,9 +14,18 @@ from monai.transforms.utils_pytorch_numpy_unification import percentile
 
 from common.images import like_image
 
-__all__ = ["RestoreIntensityd", "ScaleIntensityRobustd", "foreground_mask", "robust_range"]
+__all__ = [
+    "PERCENTILES",
+    "RestoreIntensityd",
+    "ScaleIntensityRobustd",
+    "fit_landmarks",
+    "foreground_mask",
+    "robust_range",
+    "standardise",
+]
 
 LOW, HIGH = "intensity_low", "intensity_high"  # keys in an image's meta data
+PERCENTILES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # of the foreground: landmarks of its histogram
 
 
 def _background(image: torch.Tensor) -> float | None:
@@ -110,3 +119,73 @@ class RestoreIntensityd(MapTransform):
             restored = torch.as_tensor(out[key]) * (high - low) + low
             out[key] = like_image(restored, out[self.ref_key])
         return out
+
+
+def fit_landmarks(
+    images: Iterable[torch.Tensor], masks: Iterable[torch.Tensor] | None = None, top: float = 100.0
+) -> list[float]:
+    """Learns the standard histogram of a sequence from a training set (Nyul, Udupa and Zhang, IEEE TMI 19(2), 2000).
+
+    Each image's landmarks (``PERCENTILES`` of its foreground) are mapped linearly so that the first comes to lie at 0
+    and the last at ``top``; the standard histogram is their mean over the images. The landmarks are those of TorchIO's
+    ``HistogramStandardization`` that its transform uses.
+
+    Args:
+        images: volumes of one sequence, any shape and intensity units; one at a time is held in memory.
+        masks: foreground of each, or None for ``foreground_mask``.
+        top: standard value of the last landmark.
+
+    Returns:
+        One standard value per percentile, rising from 0 to ``top``.
+
+    Raises:
+        ValueError: no image, or one whose foreground is constant.
+    """
+    mapped = []
+    for image, mask in zip(images, masks, strict=True) if masks is not None else ((image, None) for image in images):
+        values = _landmarks_of(image, foreground_mask(image) if mask is None else mask)
+        if not values[-1] > values[0]:
+            raise ValueError("the foreground of an image is constant: no landmarks")
+        mapped.append((values - values[0]) * top / (values[-1] - values[0]))
+    if not mapped:
+        raise ValueError("no image to learn landmarks from")
+    return np.mean(mapped, axis=0).tolist()
+
+
+def standardise(image: torch.Tensor, landmarks: Sequence[float], mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Maps an image's histogram onto the standard one, piecewise linear between landmarks; the background becomes 0.
+
+    Beyond the outer landmarks the outer pieces go on, so standardised values may lie below 0 or above the last
+    landmark. Where two landmarks of the image coincide, values between them take the standard value of the lower one.
+
+    Args:
+        image: any shape, any intensity units.
+        landmarks: from ``fit_landmarks`` of the same sequence.
+        mask: foreground, or None for ``foreground_mask``.
+
+    Returns:
+        float32 of the image's shape.
+
+    Raises:
+        ValueError: another number of landmarks, or landmarks that fall.
+    """
+    standard = np.asarray(landmarks, dtype=np.float64)
+    if standard.shape != (len(PERCENTILES),) or (np.diff(standard) < 0).any():
+        raise ValueError(f"need {len(PERCENTILES)} rising landmarks, got {list(landmarks)}")
+    image = _plain(image)
+    mask = foreground_mask(image) if mask is None else mask.as_subclass(torch.Tensor) > 0
+    own = _landmarks_of(image, mask)
+    widths = np.diff(own)
+    slopes = np.where(widths < 1e-5, 0.0, np.diff(standard) / np.maximum(widths, 1e-5))
+    values = image[mask].double()
+    edges = torch.as_tensor(own[1:-1], dtype=torch.float64, device=image.device)
+    piece = torch.bucketize(values, edges, right=True)
+    slope, start, base = (torch.as_tensor(a, device=image.device)[piece] for a in (slopes, own[:-1], standard[:-1]))
+    result = torch.zeros(image.shape, dtype=torch.float32, device=image.device)
+    result[mask] = (base + slope * (values - start)).float()
+    return result
+
+
+def _landmarks_of(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    values = _plain(image)[mask.as_subclass(torch.Tensor) > 0].cpu().numpy()
+    return np.percentile(values.astype(np.float64), PERCENTILES)

@@ -107,3 +107,17 @@ def test_cases_that_fail_while_loading_or_in_the_network_leave_the_last_one_done
 def test_a_failing_last_case_ends_the_run_in_order(tmp_path):
     cases, kept, _ = run(tmp_path, ["a.nii", "b.nii"], failing=["b.nii"], error=ValueError("no"))
     assert list(kept) == ["a.nii"] and len(cases.failures) == 1
+
+
+def test_an_inferer_may_know_its_work_better(tmp_path, capsys):
+    class Knowing(ForegroundInferer):
+        def work(self, inputs, network):
+            assert inputs.shape[0] == 1 and isinstance(network, Doubling)
+            return 7200 * 10**9
+
+    _, _, evaluator = run(tmp_path, ["a.nii"])
+    evaluator.inferer = Knowing()
+    capsys.readouterr()
+    evaluator.rate = 1e9
+    evaluator.run()
+    assert "about 2.0 h" in capsys.readouterr().out

@@ -172,3 +172,18 @@ def test_stems_and_paths(tmp_path, monkeypatch):
     assert result_path(str(source), "out", "sr", str(source)).name == "a_sr.nii.gz"
     (tmp_path / "elsewhere").mkdir()
     assert result_path(str(source), "out", "sr", str(tmp_path / "elsewhere")).parent.name == "out"
+
+
+def test_a_bundle_may_name_its_results_and_tell_more_of_them(tmp_path):
+    class Named(SaveRestoredd):
+        def name_of(self, image, source, postfix):
+            return f"{postfix}-of-{stem_of(source)}.nii.gz"
+
+        def facts_of(self, image):
+            return {**self.facts, "shape": list(image.shape)}
+
+    image = scan(tmp_path / "in" / "sub" / "a.nii.gz")
+    options = {"output_postfix": "made", "facts": FACTS, "root": str(tmp_path / "in")}
+    Named("pred", output_dir=str(tmp_path / "out"), **options)({"pred": image})
+    facts = tmp_path / "out" / "sub" / "made-of-a.nii.gz.provenance.json"
+    assert json.loads(facts.read_text(encoding="utf-8"))["shape"] == [1, 6, 5, 4]

@@ -358,3 +358,21 @@ def test_two_processes_keep_equal_weights():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "equal" in done.stdout
+
+
+def test_masks_in_the_target_are_for_the_loss_alone():
+    class Masked(nn.Module):
+        needs_masks = True
+
+        def forward(self, image, target):
+            assert target.shape[1] == 2
+            return (target[:, 1:] * (image - target[:, :1]).abs()).mean()
+
+    items = [{"image": torch.ones(1, 8, 8), "label": torch.full((2, 8, 8), 3.0)} for _ in range(4)]
+    losses = WeightedLoss({"masked": Masked(), "l1": nn.L1Loss()}, {"masked": 1.0, "l1": 1.0})
+    critic = Recorder()
+    run = trainer(critic=critic, data=DataLoader(Dataset(items), batch_size=2), loss_function=losses)
+    run.run()
+    terms = terms_of(run.state.output)
+    assert terms["loss_masked"] == pytest.approx(3 * terms["loss_l1"])
+    assert critic.seen[0][:2] == [3.0, 3.0]

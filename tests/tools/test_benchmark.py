@@ -160,3 +160,31 @@ def test_despeckle_tells_speed_and_the_filters_beside_the_network(command, tmp_p
     assert float(rows["input"][3]) == 1
     with pytest.raises(SystemExit, match="error: channels must be a whole number"):
         command("despeckle", "--channels", 0)
+
+
+def test_synthesis_writes_a_table_of_finite_ratios(command, tmp_path):
+    path = tmp_path / "synthesis.md"
+    command("synthesis", "--volume", "[40,36,32]", "--width", 2, "--stacks", 2, "--repeats", 1, "--markdown", path)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("## synthesis: 40 x 36 x 32 voxels, width 2\n")
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"][2:]
+    assert [row[4] for row in rows] == ["at least 10.00", "at most 15 %"]
+    for row in rows:
+        assert math.isfinite(float(row[3].split()[0])) and row[5] in ("yes", "no")
+    assert int(re.search(r"at most (\d+) stacks", text)[1]) > 200
+
+
+def test_memory_is_that_of_a_run_with_the_cache_on_disk(command, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark.synthesis, "MEMORY_GB", 0.001)
+    monkeypatch.setattr(benchmark.synthesis, "_sampler", lambda *_: (Comparison("a", "", "", 1.0, least=1), ""))
+    monkeypatch.setattr(benchmark.synthesis, "_views", lambda *_: (Comparison("b", "", "", 1.0, least=1), ""))
+    command("synthesis", "--volume", "[24,24,24]", "--cases", 3)
+    out = capsys.readouterr().out
+    assert "peak memory of training on 3 cases" in out
+    assert float(re.search(r"([\d.]+) GiB on disk", out)[1]) >= 0
+
+
+@pytest.mark.parametrize("words", [("--volume", 20), ("--volume", "[8,20,20]"), ("--width", 0), ("--cases", -1)])
+def test_synthesis_settings_that_cannot_work(command, words):
+    with pytest.raises(SystemExit, match="error: "):
+        command("synthesis", *words)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the parts against stock ways of doing the same: ``python -m tools.benchmark sr3d|denoise``."""
+"""Speed of the parts against stock ways of doing the same: ``python -m tools.benchmark sr3d``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import fire
 
-from . import denoise, despeckle, sr3d
+from . import denoise, despeckle, sr3d, synthesis
 
 __all__ = ["main"]
 
@@ -15,6 +15,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; what the user can put right is told in one line, with exit status 1."""
     try:
-        fire.Fire({"sr3d": sr3d.sr3d, "denoise": denoise.denoise, "despeckle": despeckle.despeckle}, name="benchmark")
+        modules = {"sr3d": sr3d.sr3d, "denoise": denoise.denoise, "despeckle": despeckle.despeckle}
+        fire.Fire({**modules, "synthesis": synthesis.synthesis}, name="benchmark")
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")

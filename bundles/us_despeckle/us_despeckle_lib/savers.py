@@ -17,7 +17,7 @@ from PIL import Image
 from common import provenance
 from common.images import like_image
 from common.inputs import InputError
-from common.savers import SaveRestoredd, result_path
+from common.savers import SaveRestoredd, result_path, stem_of
 
 from .frames import Frames, is_dicom, read_frames
 from .metrics import histogram, kl_divergence
@@ -156,7 +156,9 @@ class SaveFramesd(SaveRestoredd):
             image, before = out[key], out[self.ref_key]
             source = str(image.meta["filename_or_obj"])
             region = torch.as_tensor(image.meta["region"]).cpu() > 0
-            target = result_path(source, self.output_dir, self.postfixes[0], self.root, self._ending(source))
+            postfix = self.postfixes[0]
+            name = f"{stem_of(source)}_{postfix}{self._ending(source)}"
+            target = result_path(source, self.output_dir, postfix, self.root, name)
             self._check_free(target, source)
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name("." + target.name)

@@ -70,6 +70,13 @@ def test_the_bundles_own_weights_may_be_missing_or_of_another_shape(shipped, tmp
     assert StartingWeights(network(), str(shipped)).load().startswith("random initialisation (")
 
 
+def test_weights_of_further_targets_are_the_bundles_own_too(shipped):
+    target = shipped.parent / "targets" / "t2w.pt"
+    assert "no weights yet" in StartingWeights(network(), str(target)).load()
+    save_atomically(network(width=4).state_dict(), target)
+    assert "another network shape" in StartingWeights(network(), str(target)).load()
+
+
 def test_weights_that_the_user_names_must_be_there_and_fit(tmp_path):
     path = tmp_path / "mine.pt"
     assert refused(StartingWeights(network(), str(path)).load) == f"{path}: no such weights file"

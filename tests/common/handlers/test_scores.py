@@ -132,3 +132,16 @@ def test_columns_of_the_table_line_up():
     lines = markdown_table(["a", "long name"], [["1", "2"], ["wide cell", "3"]]).splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines) == 4
     assert set(lines[1]) == {"|", "-"}
+
+
+def test_scores_that_are_not_there_are_left_out_of_the_mean():
+    assert mean_and_sd([float("nan"), 2.0, 4.0], 1) == "3.0 ± 1.4"
+    assert mean_and_sd([float("nan")], 1) == "-"
+
+
+def test_the_summary_names_further_methods(tmp_path):
+    table = ScoreTable(tmp_path, baseline="best input", others=["regression"])
+    scores = {"psnr": "3", "baseline_psnr": "1", "regression_psnr": "2"}
+    table._append([{"epoch": "1", "case": "a", "setting": "t1c", **scores}])
+    text = table.summary(1, ["psnr"])
+    assert "best input 1.0000, regression 2.0000, network 3.0000, gain +2.00" in text

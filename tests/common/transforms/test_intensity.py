@@ -7,7 +7,15 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import MapTransform
 
-from common.transforms.intensity import RestoreIntensityd, ScaleIntensityRobustd, foreground_mask, robust_range
+from common.transforms.intensity import (
+    PERCENTILES,
+    RestoreIntensityd,
+    ScaleIntensityRobustd,
+    fit_landmarks,
+    foreground_mask,
+    robust_range,
+    standardise,
+)
 
 SHAPE = (14, 11, 9)
 
@@ -123,3 +131,74 @@ def test_levels_survive_batching():
     for gain, item in zip((1.0, 30.0), decollate_batch(batch), strict=True):
         restored = RestoreIntensityd("pred", "image")(item)["pred"]
         torch.testing.assert_close(restored.as_tensor()[0], gain * brain(), rtol=1e-4, atol=1e-2)
+
+
+def histogram(seed, gain=1.0):
+    """A masked volume with two tissues and some noise."""
+    random = torch.Generator().manual_seed(seed)
+    tissue = torch.where(torch.rand(14, 12, 10, generator=random) < 0.4, 300.0, 700.0)
+    image = gain * (tissue + 60 * torch.randn(14, 12, 10, generator=random))
+    mask = torch.zeros(14, 12, 10, dtype=torch.bool)
+    mask[2:12, 2:10, 2:8] = True
+    return image * mask, mask
+
+
+def test_landmarks_make_scans_of_other_units_alike():
+    images = [histogram(seed, gain)[0] for seed, gain in ((0, 1.0), (1, 3.0), (2, 0.2))]
+    landmarks = fit_landmarks(images)
+    assert landmarks[0] == 0 and landmarks[-1] == pytest.approx(100) and landmarks == sorted(landmarks)
+    standard = [standardise(image, landmarks) for image in images]
+    medians = [float(s[s != 0].median()) for s in standard]
+    assert max(medians) - min(medians) < 2
+    assert all((s[image == 0] == 0).all() for s, image in zip(standard, images, strict=True))
+    own = np.percentile(standard[0][histogram(0)[1]].numpy(), PERCENTILES)
+    np.testing.assert_allclose(own, landmarks, atol=0.5)
+
+
+def test_standard_values_by_hand():
+    image = torch.arange(101.0)  # percentile p is p
+    landmarks = [0, 20, 25, 30, 35, 40, 45, 50, 55, 60, 100]
+    mask = torch.ones(101, dtype=torch.bool)
+    result = standardise(image, landmarks, mask)
+    assert float(result[1]) == 0 and float(result[10]) == pytest.approx(20) and float(result[99]) == pytest.approx(100)
+    assert float(result[15]) == pytest.approx(22.5)
+    assert float(result[0]) == pytest.approx(-20 / 9, rel=1e-5)  # the outer pieces go on
+    assert float(result[100]) == pytest.approx(100 + 40 / 9, rel=1e-5)
+
+
+def test_standardising_twice_and_ties():
+    image, mask = histogram(0)
+    landmarks = fit_landmarks([image], [mask])
+    once = standardise(image, landmarks, mask)
+    torch.testing.assert_close(standardise(once, landmarks, mask), once, atol=1e-3, rtol=0)
+    steps = (image / 400).round() * mask + mask  # many equal values: landmarks coincide
+    assert torch.isfinite(standardise(steps, landmarks, mask)).all()
+
+
+def test_landmarks_and_values_agree_with_torchio(tmp_path):
+    torchio = pytest.importorskip("torchio")
+    from torchio.transforms.preprocessing.intensity import histogram_standardization
+
+    images, paths = [histogram(seed, 1 + seed) for seed in range(3)], []
+    for i, (image, _) in enumerate(images):
+        paths.append(tmp_path / f"{i}.nii.gz")
+        torchio.ScalarImage(tensor=image[None]).save(paths[-1])
+    theirs = histogram_standardization.HistogramStandardization.train(paths, masking_function=lambda x: x != 0)
+    ours = fit_landmarks([image for image, _ in images], [image != 0 for image, _ in images])
+    used = [0, 1, 2, 4, 5, 6, 7, 8, 10, 11, 12]  # it also has quartiles, which its transform leaves out
+    np.testing.assert_allclose(ours, np.asarray(theirs)[used], atol=1e-3)
+    for image, _ in images:
+        mask = image != 0
+        expected = histogram_standardization._normalize(image[None], np.asarray(theirs), mask[None].numpy())[0]
+        torch.testing.assert_close(standardise(image, ours, mask)[mask], expected[mask].float(), atol=1e-2, rtol=1e-4)
+
+
+def test_landmarks_that_cannot_work():
+    with pytest.raises(ValueError, match="no image"):
+        fit_landmarks([])
+    with pytest.raises(ValueError, match="constant"):
+        fit_landmarks([torch.ones(4, 4, 4)])
+    with pytest.raises(ValueError, match="rising landmarks"):
+        standardise(torch.rand(4, 4, 4), [0, 1, 2])
+    with pytest.raises(ValueError, match="rising landmarks"):
+        standardise(torch.rand(4, 4, 4), [*range(10), 5])

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of four sequences: found by their names, in BraTS layout of 2021 or 2023, one 4D file, or explicit paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from common.console import say
+from common.datasets import split_entries
+from common.inputs import InputError, check_headers, find_scans
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import optional
+
+__all__ = [
+    "SEQUENCES",
+    "checked_target",
+    "evaluation_cases",
+    "inference_cases",
+    "inputs_of",
+    "read_case",
+    "sample_case",
+    "training_cases",
+    "weights_of",
+]
+
+SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
+DEFAULT_TARGET = "t1c"
+OLD_NAMES = {"t1ce": "t1c", "t1gd": "t1c", "flair": "t2f", "t1": "t1n", "t2": "t2w"}  # BraTS before 2023
+NAME = re.compile(r"^(?:(?P<case>.*)[-_.])?(?P<kind>t1n|t1ce|t1gd|t1c|t1|t2w|t2f|t2|flair|seg)$", re.IGNORECASE)
+LAYOUT = "CASE/CASE-t1n.nii.gz, -t1c, -t2w, -t2f (or t1, t1ce, t2, flair) and -seg, one folder per case"
+PATTERN = "**/*.nii*"
+SAME_GRID = 1e-3  # mm: largest difference of affines that counts as the same grid
+
+
+def checked_target(target: Any) -> str:
+    """The name of a sequence, new or old style.
+
+    Raises:
+        InputError: another name.
+    """
+    name = str(optional(target) or "").lower()
+    name = OLD_NAMES.get(name, name)
+    if name not in SEQUENCES:
+        raise InputError(f"target must be one of {', '.join(SEQUENCES)}; got {target!r}")
+    return name
+
+
+def inputs_of(target: str) -> list[str]:
+    """The three other sequences in the order of the network's channels: t1n, t1c, t2w, t2f without the target."""
+    return [name for name in SEQUENCES if name != target]
+
+
+def weights_of(ckpt_dir: str, target: Any) -> str:
+    """The bundle's weights for a target: ``model.pt`` for t1c, ``targets/<target>.pt`` for the others."""
+    name = checked_target(target)
+    return str(Path(ckpt_dir) / ("model.pt" if name == DEFAULT_TARGET else f"targets/{name}.pt"))
+
+
+def read_case(paths: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Sorts files into cases: ``{case: {"t1n": path, ..., "seg": path}}``; files with other names are left out.
+
+    Raises:
+        InputError: one sequence twice in a case.
+    """
+    cases: dict[str, dict[str, str]] = {}
+    for path in paths:
+        match = NAME.match(stem_of(path))
+        if not match:
+            continue
+        kind = match["kind"].lower()
+        kind = OLD_NAMES.get(kind, kind)
+        case = str(Path(path).parent / (match["case"] or Path(path).resolve().parent.name))
+        files = cases.setdefault(case, {})
+        if kind in files:
+            raise InputError(f"{kind} is there twice, as {Path(files[kind]).name} and {Path(path).name}", case)
+        files[kind] = path
+    return cases
+
+
+def check_grids(files: Mapping[str, str]) -> None:
+    """Makes sure from the headers that all files of a case can be read and lie on one grid.
+
+    Raises:
+        InputError: the first file that does not.
+    """
+    _, failures = check_headers(files.values())
+    if failures:
+        raise InputError(failures[0][1], failures[0][0])
+    first = None
+    for name, path in files.items():
+        if not path.lower().endswith((".nii", ".nii.gz")):
+            continue  # a DICOM series; its grid is compared when it is loaded
+        image = nib.load(path)
+        if first is None:
+            first = (name, image)
+        elif image.shape[:3] != first[1].shape[:3] or not np.allclose(image.affine, first[1].affine, atol=SAME_GRID):
+            sizes = [" x ".join(map(str, i.shape[:3])) for i in (image, first[1])]
+            raise InputError(f"{name} lies on another grid ({sizes[0]}) than {first[0]} ({sizes[1]})", path)
+
+
+def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, str]]:
+    """Complete cases of a folder: a path under each sequence's name, "seg" where there is one, "subject", "image".
+
+    Args:
+        dataset_dir: a folder; None for the sample brains, which are made on first use.
+        pattern: glob pattern below the folder.
+
+    Raises:
+        InputError: no complete case.
+    """
+    folder = optional(dataset_dir) or str(sample_brains())
+    cases = read_case(find_scans(folder, pattern, LAYOUT))
+    entries = []
+    for case, files in cases.items():
+        missing = [name for name in SEQUENCES if name not in files]
+        try:
+            if missing:
+                raise InputError(f"has no {', '.join(missing)}", case)
+            check_grids(files)
+        except InputError as error:
+            say(f"left out {error}")
+            continue
+        entries.append({**files, "image": files["t1n"], "subject": Path(case).name})
+    if not entries:
+        raise InputError(f"no complete case under {folder}; expected {LAYOUT}")
+    return entries
+
+
+def evaluation_cases(dataset_dir: Any, pattern: str, val_fraction: float, seed: int) -> dict[str, list]:
+    """All complete cases of a folder as validation entries; of the sample data only those held out from training."""
+    entries = training_cases(dataset_dir, pattern)
+    if optional(dataset_dir) is None:
+        entries = split_entries(entries, float(val_fraction), seed)["validate"]
+    return {"train": [], "validate": entries}
+
+
+def sample_case() -> str:
+    """Folder of a sample brain without its t1c, from the subject that training holds out; made on first use."""
+    brains = sample_brains()
+    source = sorted(p for p in brains.iterdir() if p.is_dir())[-1]
+    folder = brains.with_name(brains.name + "-without-t1c") / source.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in inputs_of(DEFAULT_TARGET):
+        link = folder / f"{source.name}-{name}.nii.gz"
+        if not link.exists():
+            os.link(source / link.name, link)
+    return str(folder)
+
+
+def inference_cases(
+    dataset_dir: Any, target: Any, pattern: str = PATTERN, explicit: Mapping[str, Any] | None = None
+) -> dict[str, list]:
+    """Cases for inference with their missing sequence, and those that their names or headers rule out.
+
+    Args:
+        dataset_dir: a case folder, a folder of such, or a 4D file with three volumes (the sequences t1n, t1c, t2w, t2f
+            in this order without the target); None for a sample case.
+        target: what to make; None for the sequence that is missing. With it a complete case's own is left unread.
+        pattern: glob pattern below the folder.
+        explicit: files by sequence that are one case; then ``dataset_dir`` is not read.
+
+    Returns:
+        ``{"entries": [{"image": {"files": {...}, "target": name, "name": path}}], "failures": [(case, reason)]}``;
+        entries also name their "case".
+    """
+    wanted = None if optional(target) is None else checked_target(target)
+    given = {name: str(path) for name, path in (explicit or {}).items() if optional(path) is not None}
+    if given:
+        first = next(iter(given.values()))
+        match = NAME.match(stem_of(first))
+        case = Path(first).parent / ((match["case"] if match else None) or stem_of(first))
+        cases: dict[str, dict[str, str]] = {str(case): given}
+    else:
+        folder = optional(dataset_dir) or sample_case()
+        found = find_scans(folder, pattern, LAYOUT)
+        if os.path.isfile(os.path.expanduser(folder)):
+            cases = {found[0]: {"stack": found[0]}}
+        else:
+            cases = read_case(found)
+            cases.update({path: {"stack": path} for path in found if _volumes(path) > 1})
+            if not cases:
+                raise InputError(f"no file under {folder} is named as a sequence; expected {LAYOUT}")
+    entries, failures = [], []
+    for case, files in cases.items():
+        try:
+            entries.append({"image": _entry(case, files, wanted), "case": case})
+        except InputError as error:
+            failures.append((error.path or case, error.reason))
+    return {"entries": entries, "failures": failures}
+
+
+def _volumes(path: str) -> int:
+    try:
+        shape = nib.load(path).shape
+    except Exception:  # what cannot be read is told where it belongs to a case
+        return 0
+    return shape[3] if len(shape) == 4 else 1
+
+
+def _entry(case: str, files: dict[str, str], target: str | None) -> dict[str, Any]:
+    if "stack" in files:
+        return {"files": files, "target": check_stack(files["stack"], target), "name": case}
+    present = [name for name in SEQUENCES if name in files]
+    missing = [name for name in SEQUENCES if name not in files]
+    if target is None:
+        if not missing:
+            raise InputError("no sequence is missing; give --target to make one all the same", case)
+        if len(missing) > 1:
+            raise InputError(f"{len(missing)} sequences are missing ({', '.join(missing)}); one can be made", case)
+        target = missing[0]
+    lacking = [name for name in inputs_of(target) if name not in present]
+    if lacking:
+        raise InputError(f"{target} is made of the three others, but {', '.join(lacking)} is not there", case)
+    kept = {name: files[name] for name in inputs_of(target)}
+    check_grids(kept)
+    return {"files": kept, "target": target, "name": case}
+
+
+def check_stack(path: str, target: str | None) -> str:
+    """The target of a 4D file with three volumes.
+
+    Raises:
+        InputError: not such a file, or no target.
+    """
+    try:
+        image = nib.load(path)
+    except Exception as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", path) from error
+    if len(image.shape) != 4 or image.shape[3] != 3:
+        size = " x ".join(map(str, image.shape))
+        raise InputError(f"one file must be 4D with the three sequences as volumes, this is {size}", path)
+    if target is None:
+        raise InputError("a 4D file does not say which sequence is missing; give --target", path)
+    return target

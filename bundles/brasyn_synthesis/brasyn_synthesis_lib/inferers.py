@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference that chooses the weights by the missing sequence."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from common.inferers import ViewsInferer
+from common.settings import optional
+from common.weights import bare, load_into
+
+from .data import weights_of
+from .landmarks import check_bound
+from .networks import EnlargedConv
+from .transforms import DIGEST, TARGET, meta_text
+
+__all__ = ["TargetInferer", "multiplications_per_pixel", "to_ras"]
+
+PROBE = 64  # pixels
+
+
+def multiplications_per_pixel(network: nn.Module, channels: int) -> float:
+    """Multiplications of a U-Net's convolutions per pixel of its input, counted on a small image."""
+    counted = []
+
+    def count(layer: nn.Conv2d, _: tuple, out: torch.Tensor) -> None:
+        share = 4 / 9 if isinstance(layer, EnlargedConv) else 1.0
+        counted.append(share * layer.weight[0].numel() * out.shape[1:].numel())
+
+    hooks = [module.register_forward_hook(count) for module in network.modules() if isinstance(module, nn.Conv2d)]
+    parameter, mode = next(network.parameters()), network.training
+    network.eval()
+    with torch.inference_mode():
+        network(torch.zeros(1, channels, PROBE, PROBE, device=parameter.device, dtype=parameter.dtype))
+    network.train(mode)
+    for hook in hooks:
+        hook.remove()
+    return sum(counted) / PROBE**2
+
+
+def to_ras(affine: Any) -> tuple[list[int], list[int]]:
+    """Permutation of a volume's axes, then flips, that bring it to the axes right, anterior, superior.
+
+    Args:
+        affine: 4x4, or a batch of one.
+    """
+    matrix = np.asarray(affine, dtype=np.float64).reshape(-1, 4, 4)[0]
+    found = nib.orientations.io_orientation(matrix)
+    order = [int(a) for a in np.argsort(found[:, 0])]
+    return order, [axis for axis, source in enumerate(order) if found[source, 1] < 0]
+
+
+class TargetInferer(Inferer):
+    """Nine views with the weights of the sequence that a case lacks.
+
+    The target and its landmarks' hash stand in the image's meta data (``transforms.StandardiseInputsd``). A network
+    whose weights belong to them is used as it is; else the target's weights are loaded into a copy of it, once. The
+    volume is worked on in the axes right, anterior, superior, as in training, and the result brought back.
+
+    Args:
+        ckpt_dir: the bundle's ``models``.
+        weights: a weights file in place of the bundle's, or None.
+        views: 9, or 1 for axial slices alone.
+        batch_size: slices computed together.
+        outputs: see ``common.inferers.ViewsInferer``.
+        progress: show a bar over the views.
+
+    Raises:
+        InputError: no weights for the target, or weights of other landmarks.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str,
+        weights: Any = None,
+        views: int = 9,
+        batch_size: int = 16,
+        outputs: Sequence[str] = ("mean",),
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ckpt_dir, self.weights = ckpt_dir, optional(weights)
+        self.inferer = ViewsInferer(views, batch_size=batch_size, outputs=outputs, progress=progress)
+        self._loaded: dict[tuple, nn.Module] = {}
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Result ``(1, len(outputs), H, W, D)`` of ``(1, 3, H, W, D)`` with meta data."""
+        network = self.network_for(inputs.meta, network)
+        order, flips = to_ras(inputs.affine)
+        volume = inputs.as_tensor().permute(0, 1, *[a + 2 for a in order]).flip([a + 2 for a in flips])
+        made = self.inferer(volume, network, *args, **kwargs).flip([a + 2 for a in flips])
+        return made.permute(0, 1, *[a + 2 for a in np.argsort(order).tolist()]).contiguous()
+
+    def network_for(self, meta: dict, network: nn.Module) -> nn.Module:
+        """The network with the weights that the meta data asks for."""
+        digest = meta_text(meta, DIGEST)
+        if self.weights is None and bytes(bare(network).landmarks.tolist()).hex() == digest:
+            return network
+        path = self.weights or weights_of(self.ckpt_dir, meta_text(meta, TARGET))
+        device = next(network.parameters()).device
+        key = (path, os.path.getmtime(path) if os.path.isfile(path) else None, str(device))
+        if key not in self._loaded:
+            self._loaded = {key: load_into(copy.deepcopy(bare(network)), path).eval()}
+        check_bound(self._loaded[key], digest)
+        return self._loaded[key]
+
+    def work(self, inputs: torch.Tensor, network: nn.Module) -> int:
+        """Multiplications for a case, for a time estimate."""
+        pixels = sum(count * height * width for count, height, width in self.inferer.stacks(inputs))
+        channels = inputs.shape[1] * self.inferer.slicers[0].neighbours
+        return int(pixels * multiplications_per_pixel(bare(network), channels))

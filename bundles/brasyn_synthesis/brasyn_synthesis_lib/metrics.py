@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SSIM and PSNR in tumour and in healthy brain (sec. 3), and roughness between slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.handlers import IgniteMetricHandler, from_engine
+from monai.metrics import CumulativeIterationMetric
+from monai.metrics.utils import do_metric_reduction
+
+from common.metrics import ssim_map
+
+__all__ = ["REGIONS", "SynthesisScore", "roughness", "scores_of", "synthesis_metrics"]
+
+REGIONS = ("healthy", "tumour")
+KINDS = ("ssim", "psnr", "roughness")
+CLIP = (0.5, 99.5)  # percentiles of the truth's brain
+MARGIN = 6  # voxels, more than the SSIM window reaches
+
+
+def scores_of(image: torch.Tensor, label: torch.Tensor, kind: str, region: str = "healthy") -> float:
+    """One score of a volume.
+
+    Both images are clipped to the 0.5 and 99.5 percentiles of the truth in the brain, which become 0 and 1. SSIM is the
+    mean of the 3D map (Gaussian window of 11 voxels) over the region, PSNR in dB of the region's mean squared error.
+
+    Departs from the paper: it names no range; the challenge's own script clips the two images by percentiles of their
+    own, which hides errors of brightness.
+
+    Args:
+        image: ``(H, W, D)``.
+        label: ``(3, H, W, D)``: truth, tumour, brain.
+        kind: ``ssim``, ``psnr`` or ``roughness``.
+        region: ``healthy`` (brain without tumour) or ``tumour``.
+
+    Returns:
+        The score; NaN where the region is empty.
+    """
+    truth, tumour, brain = label[0].double(), label[1] > 0.5, label[2] > 0.5
+    mask = tumour & brain if region == "tumour" else brain & ~tumour
+    if not mask.any():
+        return float("nan")
+    if kind == "roughness":
+        return roughness(image, brain) / max(roughness(truth, brain), 1e-12)
+    low, high = (float(v) for v in np.percentile(truth[brain].cpu().numpy(), CLIP))
+    image, truth = (((x.double() - low) / max(high - low, 1e-12)).clamp(0, 1) for x in (image, truth))
+    if kind == "psnr":
+        return float(-10 * torch.log10(((image - truth) ** 2)[mask].mean().clamp_min(1e-10)))
+    window = tuple(
+        slice(max(int(side.min()) - MARGIN, 0), int(side.max()) + MARGIN + 1) for side in torch.nonzero(mask).T
+    )
+    return float(ssim_map(image[window], truth[window])[mask[window]].mean())
+
+
+def roughness(image: torch.Tensor, brain: torch.Tensor) -> float:
+    """How much rougher an image is across axial slices than within them: 1 where all directions are alike.
+
+    The mean absolute second difference across the last axis over the mean of those along the two others, inside the
+    brain. Blur and noise change all three alike; slices that do not fit together change the first alone.
+
+    Args:
+        image: ``(H, W, D)``, axial slices across the last axis.
+        brain: mask of the same shape.
+    """
+    first, second, across = (_bend(image.movedim(a, -1), brain.movedim(a, -1)) for a in range(3))
+    return across / max((first + second) / 2, 1e-12)
+
+
+def _bend(image: torch.Tensor, brain: torch.Tensor) -> float:
+    bend = (image[..., 2:] - 2 * image[..., 1:-1] + image[..., :-2]).abs()
+    inside = brain[..., 2:] & brain[..., 1:-1] & brain[..., :-2]
+    return float(bend[inside].mean()) if inside.any() else float("nan")
+
+
+class SynthesisScore(CumulativeIterationMetric):
+    """``scores_of`` as a metric; volumes whose region is empty are left out of the mean.
+
+    Args:
+        kind: ``ssim``, ``psnr``, or ``roughness``: that of the prediction over that of the truth, 1 is best.
+        region: ``healthy`` or ``tumour``.
+    """
+
+    def __init__(self, kind: str, region: str = "healthy") -> None:
+        super().__init__()
+        if kind not in KINDS or region not in REGIONS:
+            raise ValueError(f"kind must be one of {KINDS} and region one of {REGIONS}, got {kind!r} and {region!r}")
+        self.kind, self.region = kind, region
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Scores ``(B, 1)`` of predictions ``(B, 1, H, W, D)`` and labels ``(B, 3, H, W, D)``."""
+        plain = [x.as_tensor() if hasattr(x, "as_tensor") else x for x in (y_pred, y)]
+        pairs = zip(*plain, strict=True)
+        return torch.tensor([[scores_of(image[0], label, self.kind, self.region)] for image, label in pairs])
+
+    def aggregate(self) -> torch.Tensor:
+        """Mean over the volumes that have the region."""
+        return do_metric_reduction(self.get_buffer(), "mean")[0]
+
+
+def synthesis_metrics(but: str | None = None, others: Sequence[str] = (), rough: bool = False) -> dict:
+    """All scores of the prediction and of the simple methods, for an evaluator.
+
+    Args:
+        but: name of the key metric, which is left out.
+        others: keys of further methods' results in the output, whose scores have the key and "_" in front.
+        rough: also the roughness between slices.
+    """
+    names = [("ssim", "healthy"), ("ssim", "tumour"), ("psnr", "healthy"), ("psnr", "tumour")]
+    metrics = {}
+    for key in ("pred", "baseline", *others):
+        for kind, region in [*names, *([("roughness", "healthy")] if rough else [])]:
+            name = ("" if key == "pred" else f"{key}_") + (kind if kind == "roughness" else f"{kind}_{region}")
+            if name != but:
+                metrics[name] = IgniteMetricHandler(
+                    metric_fn=SynthesisScore(kind, region), output_transform=from_engine([key, "label"])
+                )
+    return metrics

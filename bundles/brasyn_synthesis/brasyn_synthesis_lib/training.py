@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks before training, and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from monai.data import DistributedSampler
+from torch import nn
+
+from common.console import device_text, duration, say, start_lines
+from common.handlers import StartingWeights
+from common.inferers import ViewsInferer
+from common.inputs import InputError
+from common.settings import boolean, value
+from common.weights import bare
+
+from .data import SEQUENCES
+from .heldout import regression_of
+
+__all__ = [
+    "announce",
+    "announce_evaluation",
+    "checked_objective",
+    "expected_seconds",
+    "held_out_sampler",
+    "start_linear",
+]
+
+TERMS = ("l1", "masked_l1", "ssim", "vgg", "frequency")
+ENOUGH = 8  # volumes that settle four numbers
+STEP = 3.5  # a training step of the generator costs about so many forward passes
+DISCRIMINATOR = 2.0  # one of each network, with the discriminator as costly as the generator
+
+
+def checked_objective(objective: Mapping[str, Any]) -> dict[str, float]:
+    """Weights of the terms as numbers.
+
+    Raises:
+        InputError: an unknown term, or a weight that is no number of 0 or more.
+    """
+    weights = {name: 0.0 for name in TERMS}
+    for name, given in objective.items():
+        plain = value(given)
+        if name not in TERMS or isinstance(plain, bool) or not isinstance(plain, int | float) or plain < 0:
+            raise InputError(f"objective takes weights of 0 or more for {', '.join(TERMS)}; got {name}: {given!r}")
+        weights[name] = float(plain)
+    return weights
+
+
+def start_linear(wanted: Any, start: StartingWeights, volumes: Sequence[dict[str, Any]]) -> None:
+    """Lets random weights start as the linear regression of the training volumes, which training then improves on.
+
+    An addition to the paper: without it a short training spends most of its steps on getting that far.
+
+    Args:
+        wanted: whether to.
+        start: the run's starting weights, once loaded; weights from a file stay as they are.
+        volumes: training volumes, of which the first ones are enough.
+    """
+    if boolean(wanted) and start.source.startswith("random"):
+        *weights, bias = regression_of(volumes[i] for i in range(min(len(volumes), ENOUGH)))
+        bare(start.network).start_linear(weights, bias)
+        start.source += ", last layer from the linear regression of the inputs"
+
+
+def held_out_sampler(held_out: Sequence) -> DistributedSampler:
+    """Shares held-out cases among processes.
+
+    Raises:
+        InputError: fewer cases than processes.
+    """
+    if len(held_out) < idist.get_world_size():
+        count = f"{idist.get_world_size()} processes need as many held-out cases, there are {len(held_out)}"
+        raise InputError(f"{count}; give more cases or a larger val_fraction")
+    return DistributedSampler(held_out, even_divisible=False, shuffle=False)
+
+
+def forward_seconds(network: nn.Module, device: Any, size: Sequence[int], batch: int = 4) -> float:
+    """Time of the network for one stack, measured in a moment."""
+    network, device = bare(network), torch.device(device)
+    image = torch.zeros(batch, network.down[0][0].in_channels, *size, device=device)
+    best, mode = float("inf"), network.training
+    network.eval()
+    with torch.inference_mode():
+        for _ in range(3):
+            start = time.perf_counter()
+            network(image)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = min(best, time.perf_counter() - start)
+    network.train(mode)
+    return best / batch
+
+
+def expected_seconds(
+    network: nn.Module,
+    device: Any,
+    size: Sequence[int],
+    stacks: int,
+    trainer: Any,
+    shapes: Sequence[Sequence[int]],
+    views: int,
+    validations: int,
+) -> float:
+    """Estimated time of a run.
+
+    Args:
+        network: the generator.
+        device: where.
+        size: edge lengths of the training stacks.
+        stacks: per epoch.
+        trainer: the ``AdversarialTrainer``, or None for an evaluation.
+        shapes: voxels of each held-out volume.
+        views: of the inferer.
+        validations: validations in all.
+    """
+    per_pixel = forward_seconds(network, device, size) / (size[0] * size[1])
+    inferer, pixels = ViewsInferer(views), 0.0
+    for shape in shapes:
+        pixels += validations * sum(n * h * w for n, h, w in inferer.stacks(torch.ones(1, 1, *shape)))
+    if trainer is not None:
+        steps = trainer.critic_steps + trainer.generator_steps
+        playing = (trainer.critic_steps * DISCRIMINATOR + trainer.generator_steps * (STEP + DISCRIMINATOR)) / steps
+        cost = {"generator": STEP, "discriminator": DISCRIMINATOR, "both": playing}
+        for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
+            pixels += cost[trainer.stage(epoch)] * stacks * size[0] * size[1]
+    return per_pixel * pixels
+
+
+def announce(
+    budget: dict[str, Any],
+    target: str,
+    network: nn.Module,
+    device: Any,
+    train: Sequence,
+    trainer: Any,
+    held_out: Any,
+    views: int,
+    val_interval: int,
+    weights: str,
+    folder: Any,
+) -> None:
+    """Says before training what is going to happen.
+
+    Args:
+        budget: chosen numbers, with "epochs", "stacks" and "size".
+        target: the sequence to make.
+        network, device: what is trained, and where.
+        train: training cases.
+        trainer: the ``AdversarialTrainer``.
+        held_out: the ``HeldOutCases``.
+        views: of the validation.
+        val_interval: epochs between validations.
+        weights: where the starting weights come from.
+        folder: the run's folder.
+    """
+    validations = budget["epochs"] // val_interval + 1
+    seconds = expected_seconds(
+        network, device, (budget["size"],) * 2, budget["stacks"], trainer, _shapes(held_out), views, validations
+    )
+    data = f"{len(train)} training cases, {budget['stacks']} stacks per epoch; {_held_out_text(held_out, target)}"
+    start_lines(f"training for {target}", budget, device, data, weights, seconds, folder)
+
+
+def announce_evaluation(network: nn.Module, device: Any, held_out: Any, target: str, views: int, weights: str) -> None:
+    """Says before an evaluation what is going to happen, and how long the network will take."""
+    seconds = expected_seconds(network, device, (128, 128), 0, None, _shapes(held_out), views, 1)
+    say(
+        f"evaluating {weights} on {_held_out_text(held_out, target)}; {views} view(s),"
+        f" about {duration(seconds)} on {device_text(device)}"
+    )
+
+
+def _shapes(held_out: Any) -> list[tuple[int, ...]]:
+    return [tuple(held_out[i]["image"].shape[1:]) for i in range(min(len(held_out), 1))] * len(held_out)
+
+
+def _held_out_text(held_out: Any, target: str) -> str:
+    inputs = ", ".join(name for name in SEQUENCES if name != target)
+    return f"{len(held_out)} held-out case(s), {target} of {inputs}"

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consistency of spectra: coarse and fine content each with a say of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+__all__ = ["FrequencyLoss"]
+
+NORMS = ("backward", "ortho", "forward")
+
+
+class FrequencyLoss(nn.Module):
+    """L1 distance of Fourier magnitudes below and above a radius (Baltruschat et al. 2024, eq. 8; their fRegGAN, 2023).
+
+    Departs from the paper: equation 8 divides both sums by all entries, which would give the low frequencies (2 % of a
+    256 x 256 spectrum) next to no weight; here each is the mean over its own entries and they weigh ``low`` and
+    ``high``, with the transform not normalised, as in the authors' code of fRegGAN. Phases are not compared, so the
+    loss is meant beside others.
+
+    Args:
+        radius: of the low frequencies, in entries of the centred spectrum.
+        low, high: weights of the two parts.
+        norm: of ``torch.fft.fft2``: ``backward`` (none), ``ortho`` or ``forward``.
+
+    Raises:
+        ValueError: a radius that is not positive, or another norm.
+    """
+
+    def __init__(self, radius: float = 21, low: float = 0.5, high: float = 0.5, norm: str = "backward") -> None:
+        super().__init__()
+        if radius <= 0 or norm not in NORMS:
+            raise ValueError(f"need a radius above 0 and a norm of {NORMS}, got {radius} and {norm!r}")
+        self.radius, self.low, self.high, self.norm = float(radius), float(low), float(high), norm
+
+    def forward(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """Loss of 0 or more of ``(B, C, H, W)`` and a truth of the same shape; float32 whatever autocast is on.
+
+        Gradients are finite everywhere: torch takes the slope of a magnitude as 0 where it vanishes.
+
+        Raises:
+            ValueError: shapes differ, or are not those of images.
+        """
+        if image.shape != truth.shape or image.ndim != 4:
+            raise ValueError(f"need two (B, C, H, W) of one shape, got {tuple(image.shape)} and {tuple(truth.shape)}")
+        with torch.autocast(image.device.type, enabled=False):
+            first, second = (torch.fft.fft2(x.float(), norm=self.norm).abs() for x in (image, truth))
+        difference = (first - second).abs()
+        rows, columns = (torch.fft.fftfreq(n, 1 / n, device=image.device) for n in image.shape[2:])
+        inside = rows[:, None] ** 2 + columns**2 <= self.radius**2
+        loss = self.low * difference[..., inside].mean()
+        return loss if inside.all() else loss + self.high * difference[..., ~inside].mean()

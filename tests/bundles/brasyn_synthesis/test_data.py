@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases by their names: which sequence is missing, and what cannot work."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from brasyn_synthesis_lib.data import (
+    checked_target,
+    inference_cases,
+    inputs_of,
+    read_case,
+    sample_case,
+    training_cases,
+    weights_of,
+)
+from common.inputs import InputError
+from common.sample_data import write_brain_cases
+
+SHAPE = (6, 7, 5)
+
+
+def save(path, shape=SHAPE, shift=0.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.eye(4)
+    affine[0, 3] = shift
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random(shape, dtype=np.float32), affine), path)
+    return path
+
+
+def case(folder, names=("t1n", "t1c", "t2w", "t2f"), stem="BraTS-0001"):
+    for name in names:
+        save(folder / f"{stem}{'-' if stem else ''}{name}.nii.gz")
+    return folder
+
+
+def test_targets_their_inputs_and_weights():
+    assert checked_target("T1CE") == "t1c" and checked_target("flair") == "t2f"
+    assert inputs_of("t1c") == ["t1n", "t2w", "t2f"] and inputs_of("t2f") == ["t1n", "t1c", "t2w"]
+    assert weights_of("m", "t1c").endswith("model.pt") and weights_of("m", "flair").endswith("t2f.pt")
+    for target in ("t3", None, 5):
+        with pytest.raises(InputError, match="target must be one of"):
+            checked_target(target)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (("t1n", "t1c", "t2w"), "t2f"),
+        (("t1", "t1ce", "flair"), "t2w"),
+        (("t1", "t2", "flair"), "t1c"),
+        (("T1CE", "T2", "FLAIR"), "t1n"),
+    ],
+)
+def test_the_missing_sequence_is_found(tmp_path, names, missing):
+    case(tmp_path / "one", names)
+    (entry,) = inference_cases(tmp_path / "one", None)["entries"]
+    assert entry["image"]["target"] == missing
+    assert list(entry["image"]["files"]) == inputs_of(missing)
+    assert entry["case"].endswith("BraTS-0001")
+
+
+def test_a_folder_of_cases_and_bare_names(tmp_path):
+    case(tmp_path / "a", ("t1n", "t1c", "t2w"), stem="")
+    case(tmp_path / "b", ("t1n", "t1c", "t2f"), stem="b")
+    found = inference_cases(tmp_path, None)
+    assert [e["image"]["target"] for e in found["entries"]] == ["t2f", "t2w"]
+    assert found["entries"][0]["case"].endswith("a")
+
+
+def test_target_makes_one_of_a_complete_case(tmp_path):
+    case(tmp_path)
+    (entry,) = inference_cases(tmp_path, "t2w")["entries"]
+    assert entry["image"]["target"] == "t2w" and "t2w" not in entry["image"]["files"]
+
+
+@pytest.mark.parametrize(
+    ("names", "target", "text"),
+    [
+        (("t1n", "t1c"), None, "2 sequences are missing (t2w, t2f)"),
+        (("t1n", "t1c", "t2w", "t2f"), None, "no sequence is missing"),
+        (("t1n", "t1c", "t2w"), "t1c", "but t2f is not there"),
+    ],
+)
+def test_cases_that_cannot_work_are_told(tmp_path, names, target, text):
+    case(tmp_path, names)
+    found = inference_cases(tmp_path, target)
+    assert not found["entries"] and text in found["failures"][0][1]
+
+
+def test_other_grids_and_damaged_files_are_told(tmp_path):
+    case(tmp_path / "shape", ("t1n", "t2w"))
+    save(tmp_path / "shape" / "BraTS-0001-t2f.nii.gz", (6, 7, 6))
+    case(tmp_path / "place", ("t1n", "t2w"))
+    save(tmp_path / "place" / "BraTS-0001-t2f.nii.gz", shift=2)
+    case(tmp_path / "cut", ("t1n", "t2w", "t2f"))
+    path = tmp_path / "cut" / "BraTS-0001-t2w.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    failures = dict(inference_cases(tmp_path, None)["failures"])
+    assert len(failures) == 3
+    assert any("another grid (6 x 7 x 6) than t1n (6 x 7 x 5)" in reason for reason in failures.values())
+    with pytest.raises(InputError, match="twice"):
+        read_case(["a/x-t1.nii", "a/x-t1n.nii"])
+
+
+def test_a_4d_file_needs_a_target(tmp_path):
+    path = save(tmp_path / "scan.nii.gz", (*SHAPE, 3))
+    (entry,) = inference_cases(path, "t1c")["entries"]
+    assert entry["image"] == {"files": {"stack": str(path)}, "target": "t1c", "name": str(path)}
+    assert "give --target" in inference_cases(path, None)["failures"][0][1]
+    wrong = save(tmp_path / "two.nii.gz", (*SHAPE, 2))
+    assert "three sequences as volumes" in inference_cases(wrong, "t1c")["failures"][0][1]
+
+
+def test_explicit_paths(tmp_path):
+    files = {name: save(tmp_path / f"{name}-scan.nii.gz") for name in ("t1n", "t2w", "t2f")}
+    (entry,) = inference_cases(None, None, explicit={**files, "t1c": None})["entries"]
+    assert entry["image"]["target"] == "t1c"
+
+
+def test_training_takes_complete_cases(tmp_path, capsys):
+    case(tmp_path / "a")
+    case(tmp_path / "b", ("t1", "t1ce", "t2", "flair", "seg"), stem="b")
+    case(tmp_path / "c", ("t1n", "t1c", "t2w"), stem="c")
+    entries = training_cases(tmp_path)
+    assert [entry["subject"] for entry in entries] == ["BraTS-0001", "b"]
+    assert "seg" in entries[1] and "seg" not in entries[0]
+    assert "has no t2f" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no complete case"):
+        training_cases(tmp_path / "c")
+
+
+def test_no_name_of_a_sequence(tmp_path):
+    save(tmp_path / "scan.nii.gz")
+    with pytest.raises(InputError, match="named as a sequence"):
+        inference_cases(tmp_path, None)
+
+
+def test_sample_case_lacks_one_sequence(tmp_path, monkeypatch):
+    folder = tmp_path / "brains"
+    write_brain_cases(folder, 1, (24, 24, 24), progress=False)
+    monkeypatch.setattr("brasyn_synthesis_lib.data.sample_brains", lambda: folder)
+    (entry,) = inference_cases(sample_case(), None)["entries"]
+    assert entry["image"]["target"] == "t1c"

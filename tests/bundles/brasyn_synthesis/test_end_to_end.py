@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""brasyn_synthesis from config to file, in this process, on tiny data and with few channels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.data import PersistentDataset
+
+import brasyn_synthesis_lib
+from brasyn_synthesis_lib.data import SEQUENCES, inputs_of, training_cases, weights_of
+from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path, read
+from brasyn_synthesis_lib.networks import Generator
+from common.inputs import root_cause
+from common.losses.perceptual import vgg_features
+from common.sample_data import write_brain_cases
+
+BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
+CONFIGS = BUNDLE / "configs"
+SMALL = {"network_def::width": 2, "network_def::depth": 3}
+BUDGET = {"epochs": 2, "stacks": 8, "batch_size": 2, "size": 24, "learning_rate": 0.001}
+BUDGET |= {"halve_every": 10, "val_cases": 1, "val_slices": 6}
+OVERLAYS = sorted(path.stem for path in [*CONFIGS.glob("paper_*.json"), CONFIGS / "shipped_weights.json"])
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("brains")
+    write_brain_cases(folder, 3, (28, 30, 24), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, brains):
+    """Weights of all targets that start as a linear combination."""
+    folder = tmp_path_factory.mktemp("bundle") / "models"
+    for target in SEQUENCES:
+        path = Path(weights_of(str(folder), target))
+        network = Generator(9, 2, 3)
+        network.start_linear([0.5, 0.3, 0.2], 0)
+        landmarks = fit(training_cases(brains), target)
+        bind(network, landmarks)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(network.state_dict(), path)
+        landmarks.save(landmarks_path(path))
+    return folder
+
+
+def run(*names, **keys):
+    """Runs configs with keys whose "__" stands for "::"."""
+    files = [str(CONFIGS / f"{name}.json") for name in names]
+    overrides = {key.replace("__", "::"): str(v) if isinstance(v, Path) else v for key, v in keys.items()}
+    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, device="cpu", **overrides)
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
+@pytest.fixture
+def train(brains, tmp_path):
+    def start(*overlays, **keys):
+        settings = {"dataset_dir": brains, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"}
+        settings |= {"budgets": {"short": BUDGET}, "discriminator_def::width": 4, **SMALL}
+        return run("train", *overlays, **{**settings, **keys})
+
+    return start
+
+
+def line_of(error):
+    return str(root_cause(error.value))
+
+
+def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
+    workflow = train()
+    folder = tmp_path / "runs" / "short-1"
+    for name in ("best.pt", "best.landmarks.json", "last.pt", "scores.csv", "terms.csv", "config.json", "panels"):
+        assert (folder / name).exists(), name
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["setting"]) for row in rows] == [(e, "t1c") for e in "012"]
+    for name in ("ssim_healthy", "regression_ssim_healthy", "baseline_psnr_tumour"):
+        assert np.isfinite(float(rows[0][name]))
+    out = capsys.readouterr().out
+    for text in ("budget:", "expected:", "learning intensity landmarks", "best input", "regression", "gain"):
+        assert text in out
+    assert "last layer from the linear regression" in out
+    assert not workflow.check_properties()  # what the Model Zoo wants to find
+    with (folder / "terms.csv").open(encoding="utf-8") as file:
+        terms = {row["term"] for row in csv.DictReader(file)}
+    assert {"loss_masked_l1", "loss_ssim", "loss_frequency", "loss_vgg", "adversarial", "score_gap"} <= terms
+    assert "loss_l1" not in terms
+    # promoted with its landmarks, and what a next run starts from
+    path = tmp_path / "models" / "model.pt"
+    assert path.is_file() and read(landmarks_path(path), "t1c") == read(folder / "best.landmarks.json", "t1c")
+    train(budgets={"short": {**BUDGET, "epochs": 1}})
+    assert str(path) in capsys.readouterr().out
+
+
+def test_another_target_has_its_own_file(train, tmp_path):
+    train(target="flair", budgets={"short": {**BUDGET, "epochs": 1}})
+    assert (tmp_path / "models" / "targets" / "t2f.pt").is_file()
+    assert (tmp_path / "models" / "targets" / "t2f.landmarks.json").is_file()
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+def test_resumed_run_has_the_same_weights(train, tmp_path):
+    train(run_name="straight", promote=False)
+    train(run_name="broken", promote=False, train__trainer__max_epochs=1)
+    train(run_name="broken", promote=False, resume="true")
+    straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
+    for part in ("network", "discriminator"):
+        assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_trains(train, tmp_path, overlay):
+    budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
+    workflow = train(overlay, network_def__width=2, budgets=budgets)
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    playing = any(word in overlay for word in ("adversarial", "combined", "width"))
+    assert trainer.stage(1) == ("both" if playing else "generator")
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+def test_overlays_are_the_columns_of_the_paper_s_tables():
+    assert len(OVERLAYS) == 9
+    found = {}
+    for name in OVERLAYS:
+        content = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+        if name.startswith("paper_table"):
+            weights = {term: weight for term, weight in content["objective"].items() if weight}
+            found[name.removeprefix("paper_")] = weights | ({"adv": 1} if content["adversarial_weight"] else {})
+    l1m = {"masked_l1": 1}
+    assert found == {
+        "table1_l1": {"l1": 1},
+        "table1_masked_l1": l1m,
+        "table2_adversarial": l1m | {"adv": 1},
+        "table2_ssim": l1m | {"ssim": 1},
+        "table2_vgg": l1m | {"vgg": 1},
+        "table2_frequency": l1m | {"frequency": 1},
+        "table3_combined": {"masked_l1": 5, "ssim": 1, "vgg": 1, "frequency": 1, "adv": 1},
+    }
+
+
+def test_vgg_weights_switch_the_perceptual_term_on(train, tmp_path):
+    torch.manual_seed(0)
+    state = {f"features.{key}": value for key, value in vgg_features("vgg16", 28).state_dict().items()}
+    torch.save(state, tmp_path / "vgg16.pth")
+    budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
+    train("paper_table2_vgg", vgg_weights=tmp_path / "vgg16.pth", vgg_network="vgg16", budgets=budgets)
+    with (tmp_path / "runs" / "short-1" / "terms.csv").open(encoding="utf-8") as file:
+        values = [float(row["value"]) for row in csv.DictReader(file) if row["term"] == "loss_vgg"]
+    assert values and min(values) > 0
+
+
+def test_a_cache_on_disk_gives_the_same_training(train, tmp_path):
+    keys = {"promote": False, "budgets": {"short": {**BUDGET, "epochs": 1}}}
+    train(run_name="memory", **keys)
+    workflow = train(run_name="disk", memory_gb=1e-6, cache_dir=tmp_path / "cache", **keys)
+    assert isinstance(workflow.parser.get_parsed_content("train::dataset"), PersistentDataset)
+    assert len(list((tmp_path / "cache").rglob("*.pt"))) == 3  # two to train on, one held out
+    memory, disk = (torch.load(tmp_path / "runs" / n / "last.pt")["network"] for n in ("memory", "disk"))
+    assert all(torch.equal(value, disk[key]) for key, value in memory.items())
+
+
+def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, models, tmp_path, capsys):
+    for target in ("t1c", "t2w"):
+        keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "target": target, "val_slices": 10}
+        run("train", "evaluate", run_name=target, **SMALL, **keys)
+        table = (tmp_path / target / "scores.md").read_text(encoding="utf-8")
+        for method in ("best input", "regression", "one_view", "network"):
+            assert table.count(f"| {method} ") == 4  # three cases and the mean
+        for column in ("ssim_healthy", "ssim_tumour", "psnr_healthy", "psnr_tumour", "roughness"):
+            assert column in table
+        assert len(list((tmp_path / target / "panels").glob("*.png"))) == 3
+
+
+def case_without(brains, folder, missing, old_names=False):
+    source = sorted(p for p in brains.iterdir() if p.is_dir())[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    old = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
+    for name in inputs_of(missing):
+        target = folder / f"one_{old[name]}.nii.gz" if old_names else folder / f"one-{name}.nii.gz"
+        target.write_bytes((source / f"{source.name}-{name}.nii.gz").read_bytes())
+    return nib.load(source / f"{source.name}-{missing}.nii.gz")
+
+
+@pytest.mark.parametrize(("missing", "old_names"), [("t1c", False), ("t2f", True)])
+def test_inference_makes_what_is_missing(brains, models, tmp_path, missing, old_names):
+    truth = case_without(brains, tmp_path / "in", missing, old_names)
+    keys = {"dataset_dir": tmp_path / "in", "output_dir": tmp_path / "out", "ckpt_dir": models}
+    run("inference", save_std="true", **SMALL, **keys)
+    made = nib.load(tmp_path / "out" / f"one-{missing}.nii.gz")
+    np.testing.assert_allclose(made.affine, truth.affine, atol=1e-4)
+    assert made.shape == truth.shape
+    brain = truth.get_fdata() > 0
+    assert 20 < made.get_fdata()[brain].mean() < 120  # standardised scale
+    assert made.get_fdata().min() >= 0
+    deviation = nib.load(tmp_path / "out" / f"one-{missing}-std.nii.gz").get_fdata()
+    assert 0 < deviation[brain].mean() < made.get_fdata()[brain].mean()
+    sidecar = tmp_path / "out" / f"one-{missing}.nii.gz.provenance.json"
+    facts = json.loads(sidecar.read_text(encoding="utf-8"))
+    assert facts["bundle"] == "brasyn_synthesis" and facts["target"] == missing
+    assert f"standardised {missing}" in facts["intensities"]
+    assert b"synthetic" in made.header["descrip"].item()
+
+
+def test_one_view_and_a_4d_file(brains, models, tmp_path):
+    case_without(brains, tmp_path / "in", "t1c")
+    parts = [nib.load(tmp_path / "in" / f"one-{name}.nii.gz") for name in inputs_of("t1c")]
+    stack = np.stack([part.get_fdata(dtype=np.float32) for part in parts], axis=-1)
+    nib.save(nib.Nifti1Image(stack, parts[0].affine), tmp_path / "one.nii.gz")
+    keys = {"ckpt_dir": models, "views": 1, **SMALL}
+    run("inference", dataset_dir=tmp_path / "in", output_dir=tmp_path / "a", **keys)
+    run("inference", dataset_dir=tmp_path / "one.nii.gz", target="t1c", output_dir=tmp_path / "b", **keys)
+    files = {name: tmp_path / "in" / f"one-{name}.nii.gz" for name in inputs_of("t1c")}
+    run("inference", output_dir=tmp_path / "c", **files, **keys)
+    results = [nib.load(tmp_path / folder / "one-t1c.nii.gz").get_fdata() for folder in "abc"]
+    np.testing.assert_allclose(results[1], results[0], atol=1e-3)
+    np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, caplog):
+    case_without(brains, tmp_path / "in" / "good", "t2w")
+    case_without(brains, tmp_path / "in" / "two", "t2w")
+    (tmp_path / "in" / "two" / "one-t1n.nii.gz").unlink()
+    case_without(brains, tmp_path / "in" / "nan", "t1n")
+    bad = tmp_path / "in" / "nan" / "one-t2w.nii.gz"
+    image = nib.load(bad)
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), bad)
+    keys = {"dataset_dir": tmp_path / "in", "output_dir": tmp_path / "out", "ckpt_dir": models, "views": 1}
+    with pytest.raises((SystemExit, RuntimeError)):
+        run("inference", **SMALL, **keys)
+    assert [p.name for p in (tmp_path / "out").rglob("*.nii.gz")] == ["one-t2w.nii.gz"]
+    assert "2 sequences are missing (t1n, t2w)" in caplog.text
+    assert "NaN or infinite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"target": "t9"}, "target must be one of"),
+        ({"objective": {"l1": -1}}, "objective takes weights"),
+        ({"objective": {"l2": 1}}, "objective takes weights"),
+        ({"budget": "huge"}, "budget 'huge' is unknown"),
+        ({"dataset_dir": "/nowhere"}, "no such file or folder"),
+        ({"vgg_weights": "/nowhere/vgg.pth"}, "no such weights file"),
+        ({"views": 4}, "views must be 1 or 9"),
+    ],
+)
+def test_input_that_cannot_work_is_named_in_one_line(train, keys, text):
+    with pytest.raises(Exception) as error:
+        train(**keys)
+    assert text in line_of(error)
+    assert "\n" not in line_of(error)
+
+
+def test_landmarks_of_another_target_are_refused(train, models, tmp_path):
+    with pytest.raises(Exception) as error:
+        train(target="t2w", weights=models / "model.pt", ckpt_dir=models)
+    assert "belong to the target t1c, not to t2w" in line_of(error)
+
+
+def test_inference_and_training_define_the_same_network():
+    train, inference = (
+        json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "inference")
+    )
+    assert train["network_def"] == inference["network_def"]
+    lengths = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in CONFIGS.glob("*.json")}
+    assert lengths["train"] <= 350
+    assert all(lengths[name] <= 40 for name in (*OVERLAYS, "evaluate"))
+
+
+def test_shipped_weights_fit():
+    files = [path for target in SEQUENCES if (path := Path(weights_of(str(BUNDLE / "models"), target))).is_file()]
+    if not files:
+        pytest.skip("this checkout has no weights")
+    for path in files:
+        network = Generator()
+        network.load_state_dict(torch.load(path, weights_only=True))
+        target = "t1c" if path.name == "model.pt" else path.stem
+        bind(network, read(landmarks_path(path), target))
+        assert path.stat().st_size < 25e6

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generator and discriminator of the synthesis bundle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from torch import nn
+
+from brasyn_synthesis_lib.inferers import multiplications_per_pixel
+from brasyn_synthesis_lib.networks import Discriminator, EnlargedConv, Generator
+
+
+def test_the_paper_s_generator():
+    network = Generator(width=64)
+    downs = [level[0] for level in network.down]
+    assert [layer.out_channels for layer in downs] == [64, 128, 256, 512, 512, 512, 512, 512]
+    assert all(layer.stride == (2, 2) and layer.kernel_size == (3, 3) for layer in downs)
+    assert all(isinstance(level[-1], nn.Mish) for level in [*network.down, *network.up])
+    assert not any(isinstance(module, nn.ConvTranspose2d) for module in network.modules())
+    assert sum(p.numel() for p in Generator().parameters()) * 4 < 25e6
+    seen = []
+    for level in network.down:
+        level.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[2:])))
+    with torch.inference_mode():
+        made = network.eval()(torch.rand(1, 9, 256, 256))
+    assert seen[-1] == (1, 1) and made.shape == (1, 1, 256, 256)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 37), (7, 5), (1, 1)])
+def test_any_size_goes_in_and_comes_out(size):
+    network = Generator(3, 2, 4).eval()
+    assert network(torch.rand(2, 3, *size)).shape == (2, 1, *size)
+
+
+def test_output_is_celu():
+    network = Generator(3, 2, 3).eval()
+    with torch.no_grad():
+        network.last.bias.fill_(-50)
+        assert network(torch.rand(1, 3, 8, 8)).min() > -1.001
+        network.start_linear([0, 0, 2.0], 3.0)
+        image = torch.rand(1, 3, 8, 8)
+        torch.testing.assert_close(network(image), 2 * image[:, 2:] + 3)
+
+
+def test_linear_start_takes_the_middle_slices_and_can_learn():
+    network = Generator(9, 2, 3)
+    network.start_linear([1.0, -0.5, 0.25], 0.1)
+    stack = torch.rand(4, 9, 16, 16)
+    expected = F.celu(stack[:, [1]] - 0.5 * stack[:, [4]] + 0.25 * stack[:, [7]] + 0.1)
+    made = network(stack)
+    torch.testing.assert_close(made, expected)
+    made.square().mean().backward()
+    assert network.last.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (1, 1), (5, 2)])
+def test_enlarged_convolution_is_that_of_the_enlarged_image(shape):
+    layer = EnlargedConv(3, 4)
+    image = torch.rand(2, 3, *shape, requires_grad=True)
+    made = layer(image)
+    torch.testing.assert_close(
+        made, F.conv2d(F.interpolate(image, scale_factor=2), layer.weight, layer.bias, padding=1)
+    )
+    made.sum().backward()
+    assert torch.isfinite(layer.weight.grad).all() and (layer.weight.grad != 0).any()
+
+
+def test_multiplications_are_counted():
+    layer = nn.Conv2d(5, 4, 3, padding=1)
+    assert multiplications_per_pixel(layer, 5) == 5 * 4 * 9
+    assert multiplications_per_pixel(Generator(), 9) == pytest.approx(15200, rel=0.2)
+
+
+def test_the_paper_s_discriminator():
+    network = Discriminator()
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert len(layers) == 5 and layers[0].in_channels == 1
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    for _ in range(30):
+        network(torch.rand(2, 1, 64, 64))
+    for layer in layers:
+        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, abs=0.05)
+    scores = network(torch.rand(2, 1, 64, 64))
+    assert scores.shape[:2] == (2, 1) and scores.shape[2] > 1  # of patches
+
+
+def test_settings_that_cannot_work():
+    with pytest.raises(ValueError, match="positive numbers"):
+        Generator(0)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthesis of MR sequences: training stacks, nine-view inference, and the memory of a large training set."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    LoadImaged,
+    RandFlipd,
+    RandRotated,
+    RandSpatialCropd,
+    SpatialPadd,
+)
+
+import brasyn_synthesis_lib
+from brasyn_synthesis_lib.networks import Generator
+from common.console import say
+from common.inferers import ViewsInferer
+from common.sample_data import write_brain_cases
+from common.sample_data.brain import SEQUENCES
+from common.samplers import RandomStacks, slice_stacks
+
+from .compare import Comparison, chosen_device, in_turn, report, seconds_text
+
+SIZE, PAD, ANGLE = 256, 288, 15.0  # the paper's (sec. 2.3)
+MEMORY_GB = 16.0
+
+
+def synthesis(
+    device: str = "cpu",
+    markdown: str | None = None,
+    volume: tuple[int, int, int] = (240, 240, 155),
+    width: int = 28,
+    stacks: int = 60,
+    cases: int = 0,
+    repeats: int = 2,
+) -> None:
+    """Measure brasyn_synthesis: the slice sampler against files, and nine views against their network alone.
+
+    The defaults take about three minutes on one free CPU core; 100 cases another half an hour and 25 GB of disk.
+
+    Args:
+        device: such as cpu or cuda
+        markdown: file to write the table to
+        volume: voxels of the case, such as "[240,240,155]"
+        width: channels of the generator's first level
+        stacks: training stacks that are timed
+        cases: also train for an epoch on so many generated cases with the cache on disk, and measure the memory
+        repeats: timed runs of each side of the sampler
+    """
+    if not (isinstance(volume, Sequence) and len(volume) == 3 and all(isinstance(n, int) and n >= 16 for n in volume)):
+        raise ValueError(f"volume must be three sizes of at least 16 such as [240,240,155], got {volume}")
+    for name, number, least in (
+        ("width", width, 1),
+        ("stacks", stacks, 1),
+        ("cases", cases, 0),
+        ("repeats", repeats, 1),
+    ):
+        if not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {number}")
+    where = chosen_device(device)
+    item = _case(volume)
+    comparisons, notes = [], []
+    parts = [lambda: _sampler(item, stacks, repeats), lambda: _views(item, width, where)]
+    if cases:
+        parts.append(lambda: _memory(volume, cases))
+    for part in parts:
+        comparison, note = part()
+        say(f"{comparison.what}: ratio {comparison.row()[3]}")
+        comparisons.append(comparison)
+        notes.append(note)
+    report(f"synthesis: {' x '.join(map(str, volume))} voxels, width {width}", where, comparisons, notes, markdown)
+
+
+def _case(volume: Sequence[int]) -> dict[str, torch.Tensor]:
+    """An ellipsoid as large as a brain in BraTS images, with fine structure, its truth, and a tumour."""
+    random = np.random.default_rng(0)
+    axes = [(np.arange(n) - (n - 1) / 2) / (share * n) for n, share in zip(volume, (0.29, 0.36, 0.45), strict=True)]
+    brain = axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2 < 1
+    image = torch.as_tensor(random.random((3, *volume), dtype=np.float32) * brain)
+    tumour = torch.as_tensor(
+        (axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2 < 0.05) * np.float32(1)
+    )
+    return {"image": image, "label": torch.stack([image.mean(dim=0), tumour])}
+
+
+def _sampler(item: dict[str, torch.Tensor], stacks: int, repeats: int) -> tuple[Comparison, str]:
+    """The sampler against MONAI's transforms on a file per slice and sequence, both with the paper's augmentation."""
+    data = RandomStacks([item], SIZE, PAD, stacks)
+    names = [f"s{i}" for i in range(9)]
+    keys = [*names, "label", "tumour"]
+    with tempfile.TemporaryDirectory() as folder:
+        entries = []
+        for number in range(stacks):
+            axis = number % 3
+            position = item["image"].shape[axis + 1] // 2 + (number // 3) % 20 - 10
+            slices = [*slice_stacks(item["image"], axis, [position], 3)[0], *item["label"].select(axis + 1, position)]
+            entry = {}
+            for key, values in zip(keys, slices, strict=True):
+                entry[key] = f"{folder}/{number}-{key}.nii"
+                nib.save(nib.Nifti1Image(values.numpy(), np.eye(4)), entry[key])
+            entries.append(entry)
+        angle = np.deg2rad(ANGLE)
+        both = ["image", "label", "tumour"]
+        stock = Compose(
+            [
+                LoadImaged(keys, image_only=True, ensure_channel_first=True),
+                ConcatItemsd(names, "image"),
+                SpatialPadd(both, (PAD, PAD)),
+                RandSpatialCropd(both, (SIZE, SIZE), random_size=False),
+                RandFlipd(both, 0.5, spatial_axis=1),
+                RandRotated(
+                    both, range_x=angle, prob=0.5, mode=("bilinear", "bilinear", "nearest"), padding_mode="zeros"
+                ),
+            ]
+        )
+
+        def ours() -> None:
+            for index in range(stacks):
+                data[index]
+
+        def other() -> None:
+            for entry in entries:
+                stock(entry)
+
+        time_ours, time_other = in_turn([ours, other], repeats, torch.device("cpu"))
+    return (
+        Comparison(
+            "training stacks from volumes in memory against one file per slice with MONAI's transforms, times as fast",
+            f"{stacks / time_ours:.0f} stacks/s",
+            f"{stacks / time_other:.0f} stacks/s",
+            time_other / time_ours,
+            least=10,
+        ),
+        (
+            f"Stacks: 9 slices in, truth and tumour, padded to {PAD}, cropped to {SIZE}, flipped, turned by up to"
+            f" {ANGLE:g} degrees; uncompressed files, warm in the system's cache."
+        ),
+    )
+
+
+def _views(item: dict[str, torch.Tensor], width: int, device: torch.device) -> tuple[Comparison, str]:
+    """One nine-view case: the share of its time that is not the network's."""
+    torch.manual_seed(0)
+    network = Generator(width=width).to(device).eval()
+    inside = [0.0]
+
+    def timed_network(stack: torch.Tensor) -> torch.Tensor:
+        start = time.perf_counter()
+        made = network(stack)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        inside[0] += time.perf_counter() - start
+        return made
+
+    image = item["image"][None].to(device)
+    inferer = ViewsInferer(9)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        inferer(image, timed_network)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    total = time.perf_counter() - start
+    count = sum(stack[0] for stack in inferer.stacks(image))
+    return (
+        Comparison(
+            "one case by nine views, share of its time outside the network",
+            seconds_text(total - inside[0]),
+            seconds_text(total),
+            (total - inside[0]) / total,
+            most=0.15,
+        ),
+        f"Nine views: at most {count} stacks; cutting, turning, fusing and writing back are outside the network.",
+    )
+
+
+def _memory(volume: Sequence[int], cases: int) -> tuple[Comparison, str]:
+    """An epoch of the bundle's own training on generated cases in a process of its own, and its peak memory."""
+    config = Path(brasyn_synthesis_lib.__file__).parents[1] / "configs" / "train.json"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (source,) = write_brain_cases(folder / "made", 1, volume, progress=False)
+        for number in range(cases):  # one brain under many names: each is decoded by itself
+            case = folder / "cases" / f"case-{number:03d}"
+            case.mkdir(parents=True)
+            for kind in (*SEQUENCES, "seg"):
+                os.link(source / f"{source.name}-{kind}.nii.gz", case / f"{case.name}-{kind}.nii.gz")
+        budget = {"epochs": 1, "stacks": 2 * cases, "batch_size": 4, "size": 64, "learning_rate": 1e-4}
+        budget |= {"halve_every": 1, "val_cases": 1, "val_slices": 8}
+        overrides = {
+            "dataset_dir": str(folder / "cases"),
+            "output_dir": str(folder / "runs"),
+            "ckpt_dir": str(folder / "models"),
+            "device": "cpu",
+            "budgets": str({"short": budget}),
+            "memory_gb": str(MEMORY_GB),
+            "val_fraction": "0.01",
+        }
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
+        start = time.perf_counter()
+        subprocess.run(
+            [*command, *[word for key, text in overrides.items() for word in (f"--{key}", text)]],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        seconds = time.perf_counter() - start
+        disk = sum(path.stat().st_size for path in (folder / "runs").rglob("*.pt")) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return Comparison(
+        f"peak memory of training on {cases} cases with the cache on disk, share of {MEMORY_GB:g} GiB",
+        f"{peak:.2f} GiB",
+        f"{MEMORY_GB:g} GiB",
+        peak / MEMORY_GB,
+        most=1.0,
+    ), f"Memory: an epoch of train.json in a process of its own, {seconds:.0f} s with decoding; {disk:.1f} GiB on disk."
