@@ -53,6 +53,6 @@ class CaseEvaluator(SupervisedEvaluator):
     def _work(self, image: Any) -> int:
         """Multiplications of the network for a case."""
         voxels = 1
-        for side in self.inferer.box(image.as_tensor()):
+        for side in self.inferer.box(image):
             voxels *= side.stop - side.start
         return voxels * multiplications(bare(self.network))

@@ -21,7 +21,7 @@ from common.losses.weighted import WeightedLoss
 from common.replay import ReplayBuffer
 from common.weights import bare
 
-__all__ = ["AdversarialTrainer", "BatchGroups", "not_stepped", "terms_of"]
+__all__ = ["AdversarialTrainer", "BatchGroups", "last_output", "not_stepped", "terms_of"]
 
 NOT_TERMS = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
@@ -90,7 +90,8 @@ class AdversarialTrainer(SupervisedTrainer):
     noise. An iteration here takes ``(critic_steps + generator_steps) * accumulation_steps`` batches of the loader, so
     each step is on new data with fakes made anew. In a stage in which one network trains alone, it takes all of them.
 
-    The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
+    A generator may return a list of images in training, coarse to fine: ``loss_function`` is given the list, the
+    discriminator and the output the last of it. The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
     output holds, beside MONAI's keys, every term before its weight: ``loss_<name>`` for each of a ``WeightedLoss``,
     ``adversarial``, ``generator_gradient``, ``discriminator_loss``, ``score_gap`` (D(real) - D(fake)),
     ``gradient_penalty`` and ``discriminator_gradient``; gradients as Euclidean norms.
@@ -215,7 +216,7 @@ class AdversarialTrainer(SupervisedTrainer):
         for batch in batches:
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
-                made = engine.inferer(inputs, bare(engine.network), *args, **kwargs)
+                made = last_output(engine.inferer(inputs, bare(engine.network), *args, **kwargs))
             made = made.detach().float()
             fake = made if self.buffer is None else self.buffer.mix(made, self._random)
             with torch.autocast(**self._autocast):
@@ -247,10 +248,11 @@ class AdversarialTrainer(SupervisedTrainer):
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.discriminator):
                 with torch.autocast(**self._autocast):
-                    made = engine.inferer(inputs, engine.network, *args, **kwargs)
+                    outputs = engine.inferer(inputs, engine.network, *args, **kwargs)
+                made = last_output(outputs)
                 output.update({CommonKeys.IMAGE: inputs, CommonKeys.LABEL: real, CommonKeys.PRED: made})
                 engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-                loss = self._objective(made, real if self.paired else inputs, len(batches), sums)
+                loss = self._objective(outputs, real if self.paired else inputs, len(batches), sums)
                 if playing:
                     with torch.autocast(**self._autocast):
                         logits = last_logits(bare(engine.discriminator)(made))
@@ -268,15 +270,21 @@ class AdversarialTrainer(SupervisedTrainer):
         scaler.update()
         output.update(sums, generator_gradient=norm)
 
-    def _objective(self, made: torch.Tensor, target: torch.Tensor, share: int, sums: dict) -> torch.Tensor:
+    def _objective(self, made: Any, target: torch.Tensor, share: int, sums: dict) -> torch.Tensor:
         """The generator's objective without the game; its terms are added to ``sums``."""
-        made, target = made.float(), target.float()
+        made = [image.float() for image in made] if isinstance(made, list | tuple) else made.float()
+        target = target.float()
         if not isinstance(self.loss_function, WeightedLoss):
             return self.loss_function(made, target).mean()
         terms = self.loss_function.terms(made, target)
         for name, term in terms.items():
             _add(sums, f"loss_{name}", term, share)
-        return self.loss_function.total(terms) + 0.0 * made.sum()  # a graph even where all weights are 0
+        return self.loss_function.total(terms) + 0.0 * last_output(made).sum()  # a graph even where all weights are 0
+
+
+def last_output(made: Any) -> torch.Tensor:
+    """A generator's final image: its output, or the last of a list of outputs (coarse to fine)."""
+    return made[-1] if isinstance(made, list | tuple) else made
 
 
 def _add(sums: dict[str, torch.Tensor], name: str, term: torch.Tensor, share: int) -> None:

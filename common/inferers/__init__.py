@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways to apply a network to a whole image."""
 
+from .region import RegionInferer, paste
 from .slabs import ForegroundInferer, LayerSlabs
 
-__all__ = ["ForegroundInferer", "LayerSlabs"]
+__all__ = ["ForegroundInferer", "LayerSlabs", "RegionInferer", "paste"]
