@@ -143,9 +143,10 @@ class RegionNCC(_RegionMetric):
 
 
 def gradient_similarity_map(image: torch.Tensor, truth: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
-    """Similarity of gradient magnitudes in every pixel, ``(2 a b + c) / (a^2 + b^2 + c)`` (Xue et al., GMSD, 2014, eq. 4).
+    """Similarity of gradient magnitudes in every pixel, ``(2 a b + c) / (a^2 + b^2 + c)``.
 
-    Magnitudes from Prewitt filters divided by 3, c = 170 for a range of 255, as there; borders repeated.
+    Xue et al., "Gradient magnitude similarity deviation", IEEE Transactions on Image Processing 23, 2014. Magnitudes
+    from Prewitt filters divided by 3, c = 170 for a range of 255, as there; borders repeated.
 
     Departs from it: no halving of the grid before, which stands there for the distance of a viewer.
 

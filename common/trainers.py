@@ -91,7 +91,9 @@ class AdversarialTrainer(SupervisedTrainer):
     each step is on new data with fakes made anew. In a stage in which one network trains alone, it takes all of them.
 
     A generator may return a list of images in training, coarse to fine: ``loss_function`` is given the list, the
-    discriminator and the output the last of it. The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
+    discriminator and the output the last of it.
+
+    The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
     output holds, beside MONAI's keys, every term before its weight: ``loss_<name>`` for each of a ``WeightedLoss``,
     ``adversarial``, ``generator_gradient``, ``discriminator_loss``, ``score_gap`` (D(real) - D(fake)),
     ``gradient_penalty`` and ``discriminator_gradient``; gradients as Euclidean norms.

@@ -8,12 +8,13 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"lesion_msgan needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import cases, data, detection, losses, metrics, networks, regions, savers, slices, training, transforms
+from . import cases, data, detection, detector, losses, metrics, networks, regions, savers, slices, training, transforms
 
 __all__ = [
     "cases",
     "data",
     "detection",
+    "detector",
     "losses",
     "metrics",
     "networks",

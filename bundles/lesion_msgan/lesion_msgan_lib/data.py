@@ -22,7 +22,7 @@ from .regions import bounding_box, crop_corner_range, cut, foreground_region, sq
 from .slices import downsample, statistics, whole_pixels
 from .transforms import AXIS, MEAN, REGION, SPREAD
 
-__all__ = ["DETECTORS", "LesionCrops", "LesionSlices", "lesion_slices", "region_of", "training_guides"]
+__all__ = ["DETECTORS", "LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of", "training_guides"]
 
 FACTOR = 4
 DETECTORS = ("mask", "foreground")
@@ -69,7 +69,7 @@ def region_of(truth: torch.Tensor, mask: torch.Tensor, lesion: bool) -> tuple:
     return foreground_region(downsample(truth)) if box is None else square_region(box, low_shape)
 
 
-class _Slices(Dataset):
+class LesionVolumes(Dataset):
     """Slices of volumes in memory, ``(2, H, W, D)`` each."""
 
     def __init__(self, volumes: Dataset, detector: Any = "mask") -> None:
@@ -88,7 +88,7 @@ class _Slices(Dataset):
         return truth, mask
 
 
-class LesionCrops(_Slices):
+class LesionCrops(LesionVolumes):
     """Random crops inside lesions' regions, low and high resolution, each epoch drawn anew.
 
     Slices are taken in turn over the volumes, so each volume is seen equally often. Everything random about a sample
@@ -162,7 +162,7 @@ class LesionCrops(_Slices):
         return {"image": pair[0].contiguous(), "label": pair[1].contiguous()}
 
 
-class LesionSlices(_Slices):
+class LesionSlices(LesionVolumes):
     """Slices through held-out lesions, always the same: low resolution as "image", the truth in the region as "label".
 
     "image" ``(1, h, w)`` is standardised and carries its statistics and region; "label", "bicubic" and "bilinear"

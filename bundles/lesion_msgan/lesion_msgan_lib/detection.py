@@ -14,7 +14,6 @@ from monai.config import KeysCollection
 from monai.networks.nets import BasicUNet
 from monai.transforms import KeepLargestConnectedComponent, MapTransform
 from torch import nn
-from torch.utils.data import Dataset
 
 from common.console import say
 from common.images import like_image
@@ -22,12 +21,10 @@ from common.inputs import InputError
 from common.settings import optional
 from common.weights import load_into
 
-from .data import LesionSlices, _Slices
 from .regions import FACTOR, MARGIN, MINIMUM, bounding_box, foreground_region, square_region
-from .slices import downsample, statistics
 from .transforms import AXIS, REGION, load_mask
 
-__all__ = ["DetectorSlices", "FindRegiond", "HeldOutSlices", "detect", "detector_network"]
+__all__ = ["FROM", "FindRegiond", "detect", "detector_network"]
 
 WAYS = ("mask", "network", "foreground")
 STEP = 16  # four halvings of the U-Net
@@ -155,72 +152,3 @@ class FindRegiond(MapTransform):
             load_into(self.network, self.weights).eval()
             self._ready = True
         return self.network
-
-
-def _low_mask(mask: torch.Tensor) -> torch.Tensor:
-    """A high-resolution mask ``(H, W)`` on the low-resolution grid: pixels that it covers at least by half."""
-    return (F.avg_pool2d(mask[None].float(), FACTOR)[0] >= 0.5).float()
-
-
-class DetectorSlices(_Slices):
-    """Random low-resolution slices with their lesion mask, padded or cut to one size, to train the detector.
-
-    Two in three show the lesion, the others are any slice. Randomness from (seed, epoch, index); see ``LesionCrops``.
-
-    Args:
-        volumes: dataset of ``{"image": (2, H, W, D)}``.
-        slices: samples per epoch.
-        size: edge in low-resolution pixels, a multiple of 16.
-        seed: start of all randomness.
-    """
-
-    def __init__(self, volumes: Dataset, slices: int, size: int = 64, seed: int = 0) -> None:
-        super().__init__(volumes)
-        if size % STEP:
-            raise InputError(f"size must be a multiple of {STEP}, got {size}")
-        self.slices, self.size, self.seed, self.epoch = int(slices), int(size), int(seed), 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose samples are drawn."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.slices
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """ "image" (standardised) and "label" (0 and 1), ``(1, size, size)``."""
-        random = np.random.default_rng([self.seed, self.epoch, index])
-        number = int(random.integers(len(self.volumes)))
-        places = self.known[number][0]
-        depth = self.volumes[number]["image"].shape[-1]
-        place = places[random.integers(len(places))] if random.random() < 2 / 3 else int(random.integers(depth))
-        truth, mask = self.slice(number, place)
-        low = downsample(truth)
-        mean, spread = statistics(low)
-        pair = [((low - mean) / spread)[None], _low_mask(mask)[None]]
-        corners = [int(random.integers(0, max(0, n - self.size) + 1)) for n in low.shape]
-        flips = [axis for axis in (1, 2) if random.random() < 0.5]
-        cuts = []
-        for image, mode in zip(pair, ("replicate", "constant"), strict=True):
-            image = image[:, corners[0] : corners[0] + self.size, corners[1] : corners[1] + self.size]
-            missing = [self.size - n for n in image.shape[1:]]
-            before = [m // 2 for m in missing]
-            pad = (before[1], missing[1] - before[1], before[0], missing[0] - before[0])
-            cuts.append(F.pad(image[None], pad, mode=mode)[0].flip(flips).contiguous())
-        return {"image": cuts[0], "label": cuts[1]}
-
-
-class HeldOutSlices(LesionSlices):
-    """Held-out low-resolution slices with their mask as "label", and the foreground as the trivial detector's answer.
-
-    "image", "label" and "foreground" are ``(1, h, w)``; items also carry "case" and "setting".
-    """
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number, place = self.places[index]
-        item = super().__getitem__(index)
-        truth, mask = self.slice(number, place)
-        (top, bottom), (left, right) = foreground_region(downsample(truth))
-        box = torch.zeros(1, *item["image"].shape[1:])
-        box[:, top:bottom, left:right] = 1
-        return {**item, "label": _low_mask(mask)[None], "foreground": box}

@@ -8,7 +8,7 @@ super-resolution using a generative adversarial network", CVPR 2017.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
@@ -16,7 +16,7 @@ from monai.networks.utils import icnr_init
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["Critic", "MultiScaleGenerator", "SRResNet", "fold", "interpolate"]
+__all__ = ["Critic", "MultiScaleGenerator", "SRResNet", "fold", "grow", "interpolate"]
 
 FACTOR = 4
 
@@ -155,6 +155,32 @@ def fold(network: nn.Module) -> nn.Module:
                 setattr(module, name, fuse_conv_bn_eval(getattr(module, name), getattr(module, norm)))
                 setattr(module, norm, nn.Identity())
     return network
+
+
+def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
+    """Weights of a generator with fewer residual blocks made as deep as ``network``: the same function.
+
+    Further blocks hand on what they get, their last normalisation's weight being 0, and can learn from there (Goyal et
+    al. 2017 start all blocks so). A shallow network is cheaper to train first.
+
+    Args:
+        state: state dict of an ``SRResNet`` or ``MultiScaleGenerator``.
+        network: of the same kind with at least as many blocks.
+
+    Returns:
+        State dict for ``network``, or None where the two do not belong together.
+    """
+    grown = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    if any(key not in grown or grown[key].shape != tensor.shape for key, tensor in state.items()):
+        return None
+    for key, tensor in grown.items():
+        if key in state:
+            grown[key] = state[key].to(tensor)
+        elif key.split(".")[0] not in ("blocks", "middle"):
+            return None
+        elif key.endswith(("second_norm.weight", "second_norm.bias")):
+            grown[key] = torch.zeros_like(tensor)
+    return grown
 
 
 class Critic(nn.Module):

@@ -30,8 +30,8 @@ def whole_pixels(image: torch.Tensor, factor: int = FACTOR) -> torch.Tensor:
 def downsample(image: torch.Tensor, factor: int = FACTOR) -> torch.Tensor:
     """Simulated low resolution: bicubic with anti-aliasing (the kernel is stretched by the factor).
 
-    The paper does not say how it down-samples; plain sampling of a bicubic interpolation, as in the authors' later code,
-    would alias. The field of view stays: low-resolution pixel i is centred at ``(i + 0.5) factor - 0.5``.
+    The paper does not say how it down-samples; plain sampling of a bicubic interpolation, as in the authors' later
+    code, would alias. The field of view stays: low-resolution pixel i is centred at ``(i + 0.5) factor - 0.5``.
 
     Args:
         image: ``(..., H, W)``, both multiples of the factor.

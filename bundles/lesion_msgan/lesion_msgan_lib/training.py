@@ -80,7 +80,6 @@ def announce(
     val_interval: int,
     weights: str,
     folder: Any,
-    vgg_weights: Any = None,
 ) -> None:
     """Says before training what is going to happen.
 
@@ -93,7 +92,6 @@ def announce(
         val_interval: epochs between validations.
         weights: where the starting weights come from.
         folder: the run's folder.
-        vgg_weights: file of the perceptual term's network, or None.
     """
     validations = budget["epochs"] // val_interval + 1
     pixels = (budget["crop"] // 4) ** 2
@@ -103,8 +101,6 @@ def announce(
         f" {len(held_out)} slices of {len(held_out.volumes)} held-out volume(s)"
     )
     start_lines("training", budget, device, data, weights, seconds, folder)
-    path = optional(vgg_weights)
-    say("vgg:      " + (f"weights {path}" if path else "off, no weights given (--vgg_weights FILE)"))
 
 
 def announce_evaluation(network: nn.Module, device: Any, held_out: LesionSlices, weights: str) -> None:
