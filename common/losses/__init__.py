@@ -2,16 +2,12 @@
 """Losses that MONAI does not have, and weighted sums of named ones."""
 
 from .adversarial import CriterionGAN, WassersteinGAN, gradient_penalty, last_logits
-from .frequency import FrequencyLoss
-from .masked import MaskedL1Loss
 from .perceptual import PerceptualLoss
 from .structural import MultiScaleSSIMLoss, ScaleSpaceSSIMLoss
 from .weighted import WeightedLoss
 
 __all__ = [
     "CriterionGAN",
-    "FrequencyLoss",
-    "MaskedL1Loss",
     "MultiScaleSSIMLoss",
     "PerceptualLoss",
     "ScaleSpaceSSIMLoss",
