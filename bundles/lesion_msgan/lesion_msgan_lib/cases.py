@@ -77,10 +77,12 @@ def _found(folder: str, pattern: str | None, sequence: str | None) -> list[str]:
         for path in dict.fromkeys(found)
         if (stem_of(path).lower().endswith(ending) if ending else not LABELS.search(stem_of(path)))
     ]
-    # the line that says what is missing, or which DICOM series are mixed
-    return sorted(paths) or find_scans(
-        folder, "**/*.nii*", LAYOUT if not ending else f"{LAYOUT}, names ending in {ending}"
-    )
+    if not found:  # says what is missing, or which DICOM series are mixed
+        return find_scans(folder, PATTERNS[0], LAYOUT)
+    if not paths:
+        named = f"names ending in {ending}" if ending else "other names than those of label maps"
+        raise InputError(f"no image among {len(found)} files under {folder}; expected {LAYOUT}, {named}")
+    return sorted(paths)
 
 
 def _checked(path: str) -> tuple[list[str], list[tuple[str, str]]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.transforms.intensity import foreground_mask
+from .slices import foreground
 
 __all__ = ["MARGIN", "MINIMUM", "bounding_box", "crop_corner_range", "cut", "foreground_region", "square_region"]
 
@@ -66,7 +66,7 @@ def foreground_region(low: torch.Tensor) -> Sides:
     Of a volume also start and stop of the slices that show something.
     """
     constant = bool((low == low.flatten()[0]).all())
-    box = None if constant else bounding_box(foreground_mask(low))
+    box = None if constant else bounding_box(foreground(low))
     if box is None:
         return tuple((0, n) for n in low.shape)
     inner = [(start * FACTOR, stop * FACTOR) for start, stop in box[:2]]

@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from monai.transforms.utils_pytorch_numpy_unification import percentile
 
 from common.inputs import InputError
 from common.settings import value
-from common.transforms.intensity import foreground_mask
 
-__all__ = ["downsample", "slice_axis", "statistics", "whole_pixels"]
+__all__ = ["downsample", "foreground", "slice_axis", "statistics", "whole_pixels"]
 
 FACTOR = 4
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -43,9 +43,24 @@ def downsample(image: torch.Tensor, factor: int = FACTOR) -> torch.Tensor:
     return low.reshape(*image.shape[:-2], *size)
 
 
+def foreground(low: torch.Tensor, share: float = 0.15) -> torch.Tensor:
+    """Pixels brighter than ``share`` of the way from the 0.1 to the 99.9 percentile; all of a constant image.
+
+    Unlike ``common.transforms.intensity.foreground_mask`` this does not ask for a background of exactly one value: the
+    rim that anti-aliasing leaves around a masked brain, up to a tenth of the brain's values, is no foreground.
+
+    Args:
+        low: any shape, any intensities.
+        share: between the two percentiles.
+    """
+    least, most = (float(percentile(low, q)) for q in (0.1, 99.9))
+    mask = low > least + share * (most - least)
+    return mask if mask.any() else torch.ones_like(mask)
+
+
 def statistics(low: torch.Tensor) -> tuple[float, float]:
     """Mean and standard deviation of a slice's foreground; (its value, 1) where the slice is constant."""
-    inside = low[foreground_mask(low)]
+    inside = low[foreground(low)]
     spread = float(inside.std()) if inside.numel() > 1 else 0.0
     return float(inside.mean()), spread if spread > 1e-6 * max(1.0, float(inside.abs().max())) else 1.0
 
