@@ -160,10 +160,9 @@ def _png(path: Path, window: tuple[float, float]) -> str:
     low, high = window
     grey = Image.fromarray((((_slice(path) - low) / (high - low)).clip(0, 1) * 255).round().astype(np.uint8))
     factor = max(1, EDGE // max(grey.size))
+    shown = grey.resize((grey.width * factor, grey.height * factor), Image.Resampling.NEAREST)
     stream = io.BytesIO()
-    grey.resize((grey.width * factor, grey.height * factor), Image.Resampling.NEAREST).save(
-        stream, "PNG", optimize=True
-    )
+    shown.save(stream, "PNG", optimize=True)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -158,28 +158,35 @@ def fold(network: nn.Module) -> nn.Module:
 
 
 def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights of a generator with fewer residual blocks made as deep as ``network``: the same function.
+    """Weights of a smaller generator made as deep and wide as ``network``: the same function, cheaper to train first.
 
-    Further blocks hand on what they get, their last normalisation's weight being 0, and can learn from there (Goyal et
-    al. 2017 start all blocks so). A shallow network is cheaper to train first.
+    Further blocks hand on what they get, their last normalisation being 0 (Goyal et al. 2017 start all blocks so).
+    Further filters keep the network's random weights towards the input and start with zeros towards the filters that
+    were there (Chen et al., "Net2Net", ICLR 2016). Both can learn from there.
 
     Args:
         state: state dict of an ``SRResNet`` or ``MultiScaleGenerator``.
-        network: of the same kind with at least as many blocks.
+        network: of the same kind, with at least as many blocks and filters.
 
     Returns:
         State dict for ``network``, or None where the two do not belong together.
     """
     grown = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    if any(key not in grown or grown[key].shape != tensor.shape for key, tensor in state.items()):
+    if not state or any(key not in grown or grown[key].ndim != tensor.ndim for key, tensor in state.items()):
         return None
-    for key, tensor in grown.items():
-        if key in state:
-            grown[key] = state[key].to(tensor)
-        elif key.split(".")[0] not in ("blocks", "middle"):
+    for key, large in grown.items():
+        small = state.get(key)
+        if small is None:
+            if key.split(".")[0] not in ("blocks", "middle"):
+                return None
+            if key.endswith(("second_norm.weight", "second_norm.bias")):
+                large.zero_()
+            continue
+        if any(new < old for new, old in zip(large.shape, small.shape, strict=True)):
             return None
-        elif key.endswith(("second_norm.weight", "second_norm.bias")):
-            grown[key] = torch.zeros_like(tensor)
+        if large.ndim > 1:
+            large[: small.shape[0]] = 0
+        large[tuple(slice(n) for n in small.shape)] = small.to(large)
     return grown
 
 

@@ -93,17 +93,26 @@ def test_folded_network_computes_the_same():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
-def test_grown_weights_compute_the_same_and_can_learn():
+@pytest.mark.parametrize("filters", [4, 6])
+def test_grown_weights_compute_the_same_and_can_learn(filters):
     first = lively(MultiScaleGenerator(4, blocks=1, middle_blocks=1))
-    large = MultiScaleGenerator(4, blocks=3, middle_blocks=2)
+    large = MultiScaleGenerator(filters, blocks=3, middle_blocks=2)
     large.load_state_dict(grow(first.state_dict(), large))
     image = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(large.eval()(image), first.eval()(image))
-    large.train()(image)[1].square().sum().backward()
+    for made, expected in zip(large.train()(image), first.train()(image), strict=True):  # batch statistics too
+        torch.testing.assert_close(made, expected)
+    large(image)[1].square().sum().backward()
     assert large.blocks[2].second_norm.weight.grad.abs().sum() > 0
-    assert grow(large.state_dict(), first) is None  # shrinking is not for this
-    assert grow({"other": torch.zeros(1)}, large) is None
+    assert (large.head_x4.weight.grad[:, 4:] != 0).any() or filters == 4
+
+
+def test_weights_that_cannot_grow_are_refused():
+    large = MultiScaleGenerator(6, blocks=3, middle_blocks=2)
+    assert grow(large.state_dict(), MultiScaleGenerator(6, 1, 1)) is None  # shrinking is not for this
     assert grow(MultiScaleGenerator(8, 1, 1).state_dict(), large) is None
+    assert grow(SRResNet(6, 1).state_dict(), large) is None  # no x2 head
+    assert grow({"other": torch.zeros(1)}, large) is None and grow({}, large) is None
 
 
 def test_generators_can_be_scripted():
