@@ -29,16 +29,18 @@ class PerceptualDistance(RegionSSIM):
         weights: state dict of a whole ``lpips.LPIPS(net="alex")``, as ``torch.save(model.state_dict(), path)`` writes.
 
     Raises:
-        ImportError: the package lpips is missing.
-        InputError: no such file, or not weights.
+        InputError: no such file, not these weights, or the package lpips is missing.
     """
 
     def __init__(self, weights: str) -> None:
         super().__init__("whole")
         if not has_lpips:
-            raise ImportError("LPIPS needs the package lpips: pip install lpips")
+            raise InputError("lpips_weights needs the package lpips: pip install lpips")
         self.model = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).eval()
-        self.model.load_state_dict(load_flat(weights))
+        try:
+            self.model.load_state_dict(load_flat(weights))
+        except RuntimeError as error:
+            raise InputError(f"{weights}: not the weights of lpips.LPIPS(net='alex')") from error
 
     def _compare(self, image: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         pair = [x.float().cpu().expand(1, 3, -1, -1) * 2 - 1 for x in (image, truth)]
