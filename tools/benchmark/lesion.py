@@ -44,7 +44,10 @@ def lesion(
         raise ValueError(f"region {region} is larger than the slice of {height} x {width} pixels")
     where = chosen_device(device)
     form = torch.channels_last
-    multi, single = (fold(kind()).to(where, memory_format=form) for kind in (MultiScaleGenerator, SRResNet))
+    networks = MultiScaleGenerator().eval(), SRResNet().eval()
+    work, single_work = (network.multiplications for network in networks)
+    shares = _shares(networks[0])
+    multi, single = (fold(network).to(where, memory_format=form) for network in networks)
     volume = torch.rand(1, 1, height, width, slices, device=where)
     top, left = (height - region) // 2, (width - region) // 2
     box = torch.tensor([(top, top + region), (left, left + region), (0, slices)])
@@ -55,7 +58,6 @@ def lesion(
     # the generator's two grids, in the shares of its work that they have
     coarse = torch.rand(slices, 64, height, width, device=where).contiguous(memory_format=form)
     fine = torch.rand(slices, 64, 2 * height, 2 * width, device=where).contiguous(memory_format=form)
-    shares = _shares(multi)
     passes = [max(1, round(share / bare.weight.numel() / n)) for share, n in zip(shares, (1, 4), strict=True)]
 
     def run(network: nn.Module, image: torch.Tensor) -> None:
@@ -72,7 +74,7 @@ def lesion(
     jobs = [lambda: inferer(focused, multi), lambda: run(multi, flat), lambda: run(single, flat), convolutions]
     focused_time, whole_time, single_time, bare_time = in_turn(jobs, repeats, where)
     pixels = slices * height * width
-    rate = multi.multiplications * pixels / whole_time
+    rate = work * pixels / whole_time
     peak = bare.weight.numel() * pixels * (passes[0] + 4 * passes[1]) / bare_time
     ratio = whole_time / single_time
     report(
@@ -103,7 +105,7 @@ def lesion(
         ],
         [
             f"MS-GAN takes {ratio:.2f} times as long as SRResNet (the paper: {PAPER:.2f});"
-            f" {multi.multiplications} and {single.multiplications} multiplications per low-resolution pixel.",
+            f" {work} and {single_work} multiplications per low-resolution pixel.",
             f"The region path reads {inferer.halo} pixels around the region and also interpolates the whole slice.",
         ],
         markdown,

@@ -8,6 +8,7 @@ super-resolution using a generative adversarial network", CVPR 2017.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -100,7 +101,7 @@ class SRResNet(nn.Module):
     @property
     def multiplications(self) -> int:
         """Multiplications per low-resolution pixel."""
-        grids = {self.middle: 4, self.to_x4: 4, self.head_x4: 16}
+        grids = {self.middle: 4, self.to_x4: 4, self.head_x4: 16 if isinstance(self.head_x4, nn.Conv2d) else 4}
         if self.head_x2 is not None:
             grids[self.head_x2] = 4 if self.training else 0
         grids |= {self.enter: 1, self.blocks: 1, self.leave: 1, self.to_x2: 1}
@@ -143,9 +144,10 @@ class MultiScaleGenerator(SRResNet):
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Puts the batch normalisations of a trained ``SRResNet`` into its convolutions, in place, for inference.
+    """Makes a trained ``SRResNet`` faster without changing what it computes, in place; it is no longer for training.
 
-    The network computes the same function and is no longer for training.
+    Batch normalisations go into their convolutions. The last head, whose single filter leaves most of a CPU's vector
+    unit idle on the x4 grid, becomes four filters on the x2 grid in front of the pixel shuffle.
     """
     network.eval()
     for module in list(network.modules()):
@@ -154,7 +156,28 @@ def fold(network: nn.Module) -> nn.Module:
             if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(getattr(module, name), getattr(module, norm)))
                 setattr(module, norm, nn.Identity())
+    if isinstance(network.head_x4, nn.Conv2d):
+        convolution, shuffle, activation = network.to_x4
+        network.head_x4 = nn.Sequential(_before_shuffle(network.head_x4), shuffle)
+        network.to_x4 = nn.Sequential(convolution, activation)  # one slope for all, so before the shuffle or behind it
     return network
+
+
+def _before_shuffle(head: nn.Conv2d) -> nn.Conv2d:
+    """The same head on the sub-pixels of the coarser grid: four times the channels in, four out, 5x5 instead of 9x9."""
+    filters, reach = head.in_channels, head.kernel_size[0] // 2
+    margin = (reach + 1) // 2
+    moved = nn.Conv2d(4 * filters, 4, 2 * margin + 1, padding=margin).to(head.weight)
+    nn.init.zeros_(moved.weight)
+    with torch.no_grad():
+        moved.bias.copy_(head.bias.expand(4))
+        # output sub-pixel (i, j), input sub-pixel (a, b), coarse offset (u, v), and the fine offset that they make
+        for i, j, a, b in itertools.product(range(2), repeat=4):
+            for u, v in itertools.product(range(2 * margin + 1), repeat=2):
+                y, x = 2 * (u - margin) + a - i + reach, 2 * (v - margin) + b - j + reach
+                if 0 <= y <= 2 * reach and 0 <= x <= 2 * reach:
+                    moved.weight[2 * i + j, 2 * a + b :: 4, u, v] = head.weight[0, :, y, x]
+    return moved
 
 
 def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
