@@ -29,7 +29,10 @@ def duration(seconds: float) -> str:
 
 
 def multiplications(network: nn.Module) -> int:
-    """Multiplications per voxel of a network whose convolutions all keep the grid."""
+    """Multiplications per input voxel: what the network says itself, else that its convolutions all keep the grid."""
+    own = getattr(network, "multiplications", None)
+    if own is not None:
+        return int(own)
     return sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
 
 

@@ -55,6 +55,6 @@ class CaseEvaluator(SupervisedEvaluator):
         if hasattr(self.inferer, "work"):
             return self.inferer.work(image, bare(self.network))
         voxels = 1
-        for side in self.inferer.box(image.as_tensor()):
+        for side in self.inferer.box(image):
             voxels *= side.stop - side.start
         return voxels * multiplications(bare(self.network))

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,66 +14,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from common.inputs import InputError
 from common.losses.adversarial import gradient_penalty, last_logits
 from common.losses.weighted import WeightedLoss
 from common.replay import ReplayBuffer
+from common.steps import BatchGroups, add_term, gradient_norm, last_output, not_stepped
 from common.weights import bare
 
-__all__ = ["AdversarialTrainer", "BatchGroups", "not_stepped", "terms_of"]
+__all__ = ["AdversarialTrainer", "BatchGroups", "last_output", "not_stepped", "terms_of"]
 
 NOT_TERMS = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
-
-
-class BatchGroups:
-    """Hands on the batches of a loader in lists of equal length; an incomplete list at the end is left out.
-
-    Args:
-        loader: with a length.
-        size: batches per list.
-
-    Raises:
-        InputError: the loader has fewer batches than one list needs.
-    """
-
-    def __init__(self, loader: Iterable, size: int) -> None:
-        if len(loader) < size:
-            raise InputError(f"an epoch has {len(loader)} batches, but one training step takes {size}; give more data")
-        self.loader = loader
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.loader) // self.size
-
-    def __iter__(self) -> Iterator[list]:
-        group = []
-        for batch in self.loader:
-            group.append(batch)
-            if len(group) == self.size:
-                yield group
-                group = []
-
-
-@contextmanager
-def not_stepped(network: nn.Module) -> Iterator[None]:
-    """Within, a network's parameters get no gradients; afterwards its buffers are what they were.
-
-    So batch statistics and power iterations of the network that is not stepped stay untouched, although it runs in
-    training mode as it does when it is stepped.
-    """
-    network = bare(network)
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
 
 def terms_of(output: Any) -> dict[str, float]:
@@ -90,6 +38,9 @@ class AdversarialTrainer(SupervisedTrainer):
     noise. An iteration here takes ``(critic_steps + generator_steps) * accumulation_steps`` batches of the loader, so
     each step is on new data with fakes made anew. In a stage in which one network trains alone, it takes all of them.
     Channels of the target beyond the prediction's are masks for the loss; the discriminator is not shown them.
+
+    A generator may return a list of images in training, coarse to fine: ``loss_function`` is given the list, the
+    discriminator and the output the last of it.
 
     The generator's objective is ``loss_function`` plus ``adversarial_weight`` times the game's generator loss. The
     output holds, beside MONAI's keys, every term before its weight: ``loss_<name>`` for each of a ``WeightedLoss``,
@@ -220,7 +171,7 @@ class AdversarialTrainer(SupervisedTrainer):
         for batch in batches:
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
-                made = engine.inferer(inputs, bare(engine.network), *args, **kwargs)
+                made = last_output(engine.inferer(inputs, bare(engine.network), *args, **kwargs))
             made = self._cropped(made.detach().float())
             real = real[:, : made.shape[1]]
             fake = made if self.buffer is None else self.buffer.mix(made, self._random)
@@ -228,16 +179,16 @@ class AdversarialTrainer(SupervisedTrainer):
                 logits = last_logits(engine.discriminator(torch.cat([real.to(fake), fake])))
             of_real, of_fake = logits[: len(real)], logits[len(real) :]
             loss = self.adversarial_loss.discriminator(of_real, of_fake)
-            _add(sums, "discriminator_loss", loss, len(batches))
-            _add(sums, "score_gap", of_real.mean() - of_fake.mean(), len(batches))
+            add_term(sums, "discriminator_loss", loss, len(batches))
+            add_term(sums, "score_gap", of_real.mean() - of_fake.mean(), len(batches))
             if self.penalty_weight:
                 size = min(len(real), len(fake))
                 penalty = self.penalty(bare(engine.discriminator), real[:size], fake[:size], self._random)
-                _add(sums, "gradient_penalty", penalty, len(batches))
+                add_term(sums, "gradient_penalty", penalty, len(batches))
                 loss = loss + self.penalty_weight * penalty
             scaler.scale(loss / len(batches)).backward()
         scaler.unscale_(engine.discriminator_optimizer)
-        norm = _gradient_norm(engine.discriminator)
+        norm = gradient_norm(engine.discriminator)
         scaler.step(engine.discriminator_optimizer)
         scaler.update()
         engine.state.output.update(
@@ -253,23 +204,24 @@ class AdversarialTrainer(SupervisedTrainer):
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.discriminator):
                 with torch.autocast(**self._autocast):
-                    made = engine.inferer(inputs, engine.network, *args, **kwargs)
+                    outputs = engine.inferer(inputs, engine.network, *args, **kwargs)
+                made = last_output(outputs)
                 output.update({CommonKeys.IMAGE: inputs, CommonKeys.LABEL: real, CommonKeys.PRED: made})
                 engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-                loss = self._objective(made, real if self.paired else inputs, len(batches), sums)
+                loss = self._objective(outputs, real if self.paired else inputs, len(batches), sums)
                 if playing:
                     with torch.autocast(**self._autocast):
                         logits = last_logits(bare(engine.discriminator)(self._cropped(made)))
                     term = self.adversarial_loss.generator(logits)
-                    _add(sums, "adversarial", term, len(batches))
+                    add_term(sums, "adversarial", term, len(batches))
                     loss = loss + self.adversarial_weight * term
                 output[CommonKeys.LOSS] = loss
                 engine.fire_event(IterationEvents.LOSS_COMPLETED)
-                _add(sums, CommonKeys.LOSS, loss, len(batches))
+                add_term(sums, CommonKeys.LOSS, loss, len(batches))
                 scaler.scale(loss / len(batches)).backward()
         scaler.unscale_(engine.optimizer)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        norm = _gradient_norm(engine.network)
+        norm = gradient_norm(engine.network)
         scaler.step(engine.optimizer)
         scaler.update()
         output.update(sums, generator_gradient=norm)
@@ -285,21 +237,13 @@ class AdversarialTrainer(SupervisedTrainer):
             window.append(slice(start, start + size))
         return made[(slice(None), slice(None), *window)]
 
-    def _objective(self, made: torch.Tensor, target: torch.Tensor, share: int, sums: dict) -> torch.Tensor:
+    def _objective(self, made: Any, target: torch.Tensor, share: int, sums: dict) -> torch.Tensor:
         """The generator's objective without the game; its terms are added to ``sums``."""
-        made, target = made.float(), target.float()
+        made = [image.float() for image in made] if isinstance(made, list | tuple) else made.float()
+        target = target.float()
         if not isinstance(self.loss_function, WeightedLoss):
             return self.loss_function(made, target).mean()
         terms = self.loss_function.terms(made, target)
         for name, term in terms.items():
-            _add(sums, f"loss_{name}", term, share)
-        return self.loss_function.total(terms) + 0.0 * made.sum()  # a graph even where all weights are 0
-
-
-def _add(sums: dict[str, torch.Tensor], name: str, term: torch.Tensor, share: int) -> None:
-    sums[name] = sums.get(name, 0) + term.detach().mean() / share
-
-
-def _gradient_norm(network: nn.Module) -> torch.Tensor:
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+            add_term(sums, f"loss_{name}", term, share)
+        return self.loss_function.total(terms) + 0.0 * last_output(made).sum()  # a graph even where all weights are 0

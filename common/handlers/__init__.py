@@ -3,13 +3,14 @@
 
 from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, shared
 from .panels import Panels, tensorboard_folder
-from .progress import ClipGradients, EpochBar, EpochLoss, EpochSamples
+from .progress import ClipGradients, ClipWeights, EpochBar, EpochLoss, EpochSamples
 from .scores import ScoreTable
 from .terms import KeepInOutput, TermsTable
 
 __all__ = [
     "BestWeights",
     "ClipGradients",
+    "ClipWeights",
     "EpochBar",
     "EpochLoss",
     "EpochSamples",

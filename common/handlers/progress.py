@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress, sample epochs and gradient clipping."""
+"""Progress, sample epochs, and clipping of gradients and weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ try:
 except ImportError:  # the bar is a comfort
     tqdm = None
 
-__all__ = ["ClipGradients", "EpochBar", "EpochLoss", "EpochSamples"]
+__all__ = ["ClipGradients", "ClipWeights", "EpochBar", "EpochLoss", "EpochSamples"]
 
 
 class EpochSamples:
@@ -110,3 +110,45 @@ class ClipGradients:
         for group in self.optimizer.param_groups:
             if group["lr"] > 0:  # else nothing moves
                 torch.nn.utils.clip_grad_value_(group["params"], scale * self.bound / group["lr"])
+
+
+class ClipWeights:
+    """Keeps every weight that an optimizer steps in ``[-bound, bound]``: a Wasserstein critic's (Arjovsky et al. 2017).
+
+    Clips once when training starts and after each step of the optimizer, wherever it is stepped.
+
+    Args:
+        optimizer: the critic's.
+        bound: c of the paper, 0.01 there.
+
+    Raises:
+        ValueError: a bound that is not positive.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, bound: float) -> None:
+        if bound <= 0:
+            raise ValueError(f"bound must be positive, got {bound}")
+        self.optimizer = optimizer
+        self.bound = bound
+        self._hook = None
+
+    def attach(self, engine: Engine) -> None:
+        """Works while the trainer runs."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._stop)
+
+    def _start(self, engine: Engine) -> None:
+        self._clip()
+        self._hook = self.optimizer.register_step_post_hook(self._clip)
+
+    def _stop(self, engine: Engine, *error: BaseException) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        if error:
+            raise error[0]
+
+    def _clip(self, *_: object) -> None:
+        with torch.no_grad():
+            for group in self.optimizer.param_groups:
+                for weight in group["params"]:
+                    weight.clamp_(-self.bound, self.bound)

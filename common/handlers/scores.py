@@ -33,6 +33,7 @@ class ScoreTable:
         units: text behind a metric's numbers, such as ``{"psnr": "dB"}``, by the first part of the metric's name.
         table: print all lines with mean and standard deviation after each epoch, and write ``scores.md``.
         others: further methods whose metrics are called ``<method>_<metric>``; the table then has a line per method.
+        items: what a case is, for the summary.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class ScoreTable:
         units: dict[str, str] | None = None,
         table: bool = False,
         others: Sequence[str] = (),
+        items: str = "volume(s)",
     ) -> None:
         self.folder = Path(folder)
         self.baseline = baseline
         self.units = units or {}
         self.table = table
         self.others = tuple(others)
+        self.items = items
         self._labels: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -144,7 +147,7 @@ class ScoreTable:
                 texts.append(f"{name} {' / '.join(values)}")
             gain = _mean(group, metrics[0]) - _mean(group, BASELINE + metrics[0])
             parts.append(f"{setting}: {', '.join(texts)}, gain {gain:+.2f} {self._unit(metrics[0])}".rstrip())
-        return f"{' / '.join(metrics)} on {len({row['case'] for row in rows})} held-out volume(s) -- " + "; ".join(
+        return f"{' / '.join(metrics)} on {len({row['case'] for row in rows})} held-out {self.items} -- " + "; ".join(
             parts
         )
 

@@ -175,6 +175,7 @@ class ForegroundInferer(Inferer):
 
     def box(self, image: torch.Tensor) -> list[slice]:
         """The foreground's bounding box in channel 0 of an image ``(B, C, H, W[, D])``."""
+        image = image.as_tensor() if hasattr(image, "as_tensor") else image
         shape = image.shape[2:]
         if not self.foreground:
             return [slice(0, n) for n in shape]

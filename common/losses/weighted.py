@@ -48,7 +48,8 @@ class WeightedLoss(nn.Module):
 
         Channels of the target beyond the prediction's are masks: only losses that say ``needs_masks`` are shown them.
         """
-        plain = target if target.shape == prediction.shape else target[:, : prediction.shape[1]]
+        last = prediction[-1] if isinstance(prediction, list | tuple) else prediction
+        plain = target if target.shape == last.shape else target[:, : last.shape[1]]
         return {
             name: loss(prediction, target if getattr(loss, "needs_masks", False) else plain)
             for name, loss in self.losses.items()

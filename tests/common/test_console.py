@@ -25,6 +25,13 @@ def test_multiplications_per_voxel_are_the_convolutions_weights():
     assert console.multiplications(nn.Conv2d(3, 4, 7)) == 3 * 4 * 49
 
 
+def test_a_network_may_count_its_multiplications_itself():
+    class Doubling(nn.Conv2d):
+        multiplications = 36
+
+    assert console.multiplications(Doubling(1, 1, 3)) == 36
+
+
 def test_the_convolution_rate_foretells_a_convolutions_time():
     rate = console.convolution_rate("cpu", edge=16)
     layer, image = nn.Conv3d(32, 32, 3, padding=1), torch.zeros(1, 32, 24, 24, 24)

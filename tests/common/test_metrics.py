@@ -9,9 +9,10 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from common.metrics import RegionPSNR, RegionSSIM, region_metrics, ssim_map
+from common.metrics import RegionGMS, RegionPSNR, RegionSSIM, gradient_similarity_map, region_metrics, ssim_map
 from common.transforms.intensity import foreground_mask, robust_range
 
 NAMES = {f"{kind}_{region}" for kind in ("psnr", "ssim") for region in ("foreground", "whole")}
@@ -177,3 +178,24 @@ def test_region_metrics_score_prediction_and_baseline():
     assert scores["baseline_psnr_whole"] == pytest.approx(score(RegionPSNR("whole"), worse, truth))
     assert scores["ssim_foreground"] == pytest.approx(score(RegionSSIM("foreground"), image, truth))
     assert scores["baseline_ssim_foreground"] < scores["ssim_foreground"]
+
+
+def test_gradient_similarity_by_hand():
+    ramp = torch.arange(8.0).expand(6, 8) / 8  # a slope of 1/8, of which Prewitt filters divided by 3 give the double
+    c = 170 / 255**2
+    expected = (2 * 0.25 * 0.5 + c) / (0.25**2 + 0.5**2 + c)
+    found = gradient_similarity_map(ramp, 2 * ramp)
+    torch.testing.assert_close(found[:, 1:-1], torch.full((6, 6), expected, dtype=torch.float64))
+    torch.testing.assert_close(gradient_similarity_map(255 * ramp, 510 * ramp, 255.0), found)
+    torch.testing.assert_close(gradient_similarity_map(ramp.T, 2 * ramp.T), found.T)
+
+
+def test_blur_and_false_structure_lower_gradient_similarity():
+    random = np.random.default_rng(0)
+    truth = torch.as_tensor(ndimage.gaussian_filter(random.random((60, 60)), 2))
+    truth = (truth - truth.min()) / (truth.max() - truth.min())
+    blurred = [torch.as_tensor(ndimage.gaussian_filter(truth.numpy(), sigma)) for sigma in (0.5, 1, 2)]
+    scores = [RegionGMS("whole")(x[None, None], truth[None, None]).item() for x in (truth, *blurred)]
+    assert scores[0] == pytest.approx(1) and scores == sorted(scores, reverse=True)
+    noisy = truth + 0.1 * torch.as_tensor(random.standard_normal((60, 60)))
+    assert RegionGMS("whole")(noisy[None, None], truth[None, None]).item() < scores[2]

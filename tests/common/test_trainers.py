@@ -104,6 +104,35 @@ def test_critic_steps_are_on_new_batches_with_fakes_made_anew():
     assert [len(shown) for shown in critic.seen] == [4, 4, 2, 4, 4, 2]
 
 
+class TwoScales(nn.Module):
+    """Coarse to fine, in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.coarse, self.fine = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        fine = 2 * self.fine * image
+        return [self.coarse * image[:, :, ::2, ::2], fine] if self.training else fine
+
+
+def test_of_several_outputs_the_last_is_judged_and_the_loss_has_all():
+    shapes = []
+
+    def sum_of_both(made, target):
+        shapes.append(tuple(tuple(image.shape) for image in made))
+        return (made[0] - target[:, :, ::2, ::2]).abs().mean() + (made[1] - target).abs().mean()
+
+    network, critic = TwoScales(), Recorder()
+    loss = WeightedLoss({"both": sum_of_both}, {"both": 1.0})
+    run = trainer(network, critic, loss_function=loss, adversarial_weight=1)
+    run.run()
+    assert set(shapes) == {((2, 1, 4, 4), (2, 1, 8, 8))}
+    assert network.coarse != 1 and network.fine != 1  # both are trained
+    assert tuple(run.state.output[0]["pred"].shape) == (1, 8, 8)
+    assert critic.seen[0] == pytest.approx([11, 12, 2, 4])  # two targets, and twice the inputs
+
+
 def test_several_generator_steps():
     steps = []
     run = trainer(data=loader(12), critic_steps=1, generator_steps=2)

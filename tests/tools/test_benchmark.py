@@ -188,3 +188,18 @@ def test_memory_is_that_of_a_run_with_the_cache_on_disk(command, capsys, monkeyp
 def test_synthesis_settings_that_cannot_work(command, words):
     with pytest.raises(SystemExit, match="error: "):
         command("synthesis", *words)
+
+
+def test_lesion_tells_what_the_region_saves(command, tmp_path):
+    path = tmp_path / "lesion.md"
+    words = "--height", 20, "--width", 24, "--region", 4, "--slices", 1, "--repeats", 1
+    command("lesion", *words, "--markdown", path)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("## lesion: 1 slices of 20 x 24, region of 4 x 4 low-resolution pixels")
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"][2:]
+    assert [row[0].split()[0] for row in rows] == ["the", "generator", "MS-GAN's"]
+    assert [row[4] for row in rows] == ["at least 1.00", "at least 0.85", "at most 115 %"]
+    assert all(float(row[3].split()[0]) > 0 for row in rows)
+    assert "multiplications per low-resolution pixel" in text
+    with pytest.raises(SystemExit, match="error: region 30 is larger than the slice"):
+        command("lesion", "--height", 20, "--region", 30)

@@ -7,7 +7,7 @@ import sys
 
 import fire
 
-from . import denoise, despeckle, sr3d, synthesis
+from . import denoise, despeckle, lesion, sr3d, synthesis
 
 __all__ = ["main"]
 
@@ -15,7 +15,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; what the user can put right is told in one line, with exit status 1."""
     try:
-        modules = {"sr3d": sr3d.sr3d, "denoise": denoise.denoise, "despeckle": despeckle.despeckle}
-        fire.Fire({**modules, "synthesis": synthesis.synthesis}, name="benchmark")
+        jobs = {"sr3d": sr3d.sr3d, "denoise": denoise.denoise, "despeckle": despeckle.despeckle}
+        fire.Fire({**jobs, "lesion": lesion.lesion, "synthesis": synthesis.synthesis}, name="benchmark")
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -7,7 +7,7 @@ from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from common.handlers import ClipGradients, EpochBar, EpochLoss, EpochSamples, progress
+from common.handlers import ClipGradients, ClipWeights, EpochBar, EpochLoss, EpochSamples, progress
 
 
 class Samples:
@@ -149,3 +149,25 @@ def test_clipping_happens_before_the_step_of_a_trainer():
 def test_a_bound_that_allows_no_step_is_refused(bound):
     with pytest.raises(ValueError, match="bound must be positive"):
         ClipGradients(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), bound)
+
+
+def test_weights_stay_clipped_after_every_step_of_a_run_and_are_free_afterwards():
+    network = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=100.0)
+    seen = []
+
+    def update(engine, batch):
+        seen.append(max(float(p.detach().abs().max()) for p in network.parameters()))
+        optimizer.zero_grad()
+        network(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        seen.append(max(float(p.detach().abs().max()) for p in network.parameters()))
+
+    engine = Engine(update)
+    ClipWeights(optimizer, 0.01).attach(engine)
+    engine.run([0, 1], max_epochs=2)
+    assert len(seen) == 8 and max(seen) == pytest.approx(0.01)
+    update(engine, None)
+    assert seen[-1] > 1
+    with pytest.raises(ValueError, match="must be positive"):
+        ClipWeights(optimizer, 0)

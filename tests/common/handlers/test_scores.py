@@ -88,6 +88,12 @@ def test_the_summary_gives_both_methods_and_the_gain_at_each_setting(table):
     )
 
 
+def test_the_summary_says_what_a_case_is(tmp_path):
+    table = ScoreTable(tmp_path, "spline", items="slice(s)")
+    validate(table, 1)
+    assert "held-out slice(s) -- " in table.summary(1, METRICS)
+
+
 def test_a_loss_is_called_one(table):
     validate(table, 1, shift=-3.0)
     assert "gain -2.00 dB" in table.summary(1, METRICS)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user's pictures and volumes for inference, with their masks; and a sample case."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from PIL import Image
+
+from common.datasets import LABELS, guide_paths
+from common.inputs import InputError, check_headers, find_scans
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import names, optional
+from common.transforms.geometry import grid_affine
+
+from .slices import PICTURES, downsample
+
+__all__ = ["grey", "inference_cases", "sample_case"]
+
+LAYOUT = "NIfTI volumes or slices, DICOM series folders, PNG or JPEG pictures"
+PATTERNS = ("**/*.nii*", "**/*.png", "**/*.jpg", "**/*.jpeg", "**/*.bmp")
+SLAB = 8  # slices on both sides of the sample lesion's middle
+FACTOR = 4
+
+
+def inference_cases(dataset_dir: Any, pattern: Any, sequence: Any, mask: Any, detector: Any = None) -> dict[str, list]:
+    """Cases of a folder or a single file, with those that cannot work.
+
+    Args:
+        dataset_dir: folder, file or DICOM series; None for a sample case with its mask.
+        pattern: glob pattern below the folder; None for all kinds of images.
+        sequence: last part of the names to take; None for all but label maps.
+        mask: the mask's file, or the name that takes the place of the image's sequence beside it (``seg``); None for
+            no masks, or ``seg`` where the detector is ``mask``.
+        detector: see ``FindRegiond``.
+
+    Returns:
+        ``{"entries": [{"image": path, "guide": [path]}], "failures": [(path, reason)]}``.
+    """
+    folder, wanted, given = optional(dataset_dir), optional(sequence), names(mask)
+    if folder is None:
+        folder = sample_case()
+        given = given or (["seg"] if optional(detector) in (None, "mask") else [])
+    elif optional(detector) == "mask":
+        given = given or ["seg"]
+    entries, failures = [], []
+    for path in _found(folder, optional(pattern), wanted):
+        good, refused = _checked(path)
+        failures += refused
+        for one in good:
+            try:
+                entries.append({"image": one, "guide": guide_paths(one, given, wanted)})
+            except InputError as error:
+                failures.append((one, error.reason.replace("guide sequence", "mask")))
+    return {"entries": entries, "failures": failures}
+
+
+def _found(folder: str, pattern: str | None, sequence: str | None) -> list[str]:
+    if os.path.isfile(os.path.expanduser(folder)):
+        return find_scans(folder)
+    found: list[str] = []
+    for one in (pattern,) if pattern else PATTERNS:
+        try:
+            found += find_scans(folder, one, LAYOUT)
+        except InputError:
+            if pattern:
+                raise
+    ending = (sequence or "").lower()
+    paths = [
+        path
+        for path in dict.fromkeys(found)
+        if (stem_of(path).lower().endswith(ending) if ending else not LABELS.search(stem_of(path)))
+    ]
+    if not found:  # says what is missing, or which DICOM series are mixed
+        return find_scans(folder, PATTERNS[0], LAYOUT)
+    if not paths:
+        named = f"names ending in {ending}" if ending else "other names than those of label maps"
+        raise InputError(f"no image among {len(found)} files under {folder}; expected {LAYOUT}, {named}")
+    return sorted(paths)
+
+
+def _checked(path: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """A picture has two axes; a NIfTI file two or three."""
+    if path.lower().endswith(PICTURES):
+        return check_headers([path], ndim=2, color=True)
+    good, failures = check_headers([path])
+    if good or os.path.isdir(path):
+        return good, failures
+    flat, _ = check_headers([path], ndim=2)
+    return (flat, []) if flat else (good, failures)
+
+
+def grey(picture: Image.Image) -> Image.Image:
+    """A picture with one number per pixel; grey values with 16 bits stay."""
+    return picture if picture.mode in ("L", "F") or picture.mode.startswith("I") else picture.convert("L")
+
+
+def sample_case() -> str:
+    """Path of a made low-resolution scan (T1c) of the sample brain that training holds out, its lesion mask beside it.
+
+    A slab of axial slices through the lesion, the plane down-sampled by 4; made on first use.
+    """
+    brains = sample_brains()
+    target = brains.with_name(brains.name + "-lesion") / "sample-t1c.nii.gz"
+    mask_path = target.with_name("sample-seg.nii.gz")
+    if target.is_file() and mask_path.is_file():
+        return str(target)
+    scan, seg = (nib.load(sorted(brains.glob(f"*/*-{name}.nii.gz"))[-1]) for name in ("t1c", "seg"))
+    mask = np.asarray(seg.dataobj) > 0
+    middle = int(np.flatnonzero(mask.any(axis=(0, 1))).mean())
+    slab = slice(max(0, middle - SLAB), middle + SLAB)
+    image = torch.as_tensor(scan.get_fdata(dtype=np.float32)[:, :, slab])
+    low = downsample(image.movedim(-1, 0)).movedim(0, -1)
+    affine = grid_affine(scan.affine, [FACTOR, FACTOR, 1])
+    affine[:3, 3] += affine[:3, 2] * slab.start
+    target.parent.mkdir(parents=True, exist_ok=True)
+    coarse = torch.as_tensor(mask[:, :, slab]).unflatten(0, (-1, FACTOR)).any(1).unflatten(1, (-1, FACTOR)).any(2)
+    for path, array in ((mask_path, coarse.numpy().astype(np.uint8)), (target, low.numpy())):
+        made = nib.Nifti1Image(array, affine)
+        made.header["descrip"] = b"synthetic, not for diagnosis"
+        partial = Path(path).with_name("." + Path(path).name)
+        nib.save(made, partial)
+        os.replace(partial, path)
+    return str(target)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slices through lesions: random crops for training, whole slices with their region for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch.utils.data import Dataset
+
+from common.console import say
+from common.inputs import InputError
+from common.savers import stem_of
+from common.settings import optional
+from common.transforms.intensity import foreground_mask
+
+from .networks import interpolate
+from .regions import bounding_box, crop_corner_range, cut, foreground_region, square_region
+from .slices import downsample, statistics, whole_pixels
+from .transforms import AXIS, MEAN, REGION, SPREAD
+
+__all__ = ["DETECTORS", "LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of", "training_guides"]
+
+FACTOR = 4
+DETECTORS = ("mask", "foreground")
+LEAST_AREA = 16  # lesion pixels of a slice that counts
+LEAST_SHARE = 0.2  # foreground of a slice that counts, as a share of the fullest slice's
+
+
+def training_guides(detector: Any, mask_name: Any) -> list[str]:
+    """Name of the mask that each training scan needs beside it; none where the foreground is the region.
+
+    Raises:
+        InputError: no such detector in training.
+    """
+    name = optional(detector) or "mask"
+    if name not in DETECTORS:
+        raise InputError(f"detector must be one of {', '.join(DETECTORS)} in training, got {detector!r}")
+    return [str(mask_name)] if name == "mask" else []
+
+
+def _source(item: Mapping[str, Any], number: int) -> str:
+    return str(getattr(item["image"], "meta", {}).get("filename_or_obj", f"volume {number}"))
+
+
+def lesion_slices(volume: torch.Tensor, source: str, quiet: bool = False) -> tuple[list[int], bool]:
+    """Slices of a volume ``(2, H, W, D)`` (image and mask) that show its lesion, and whether there is one.
+
+    A volume without lesion gives the slices with a fair amount of foreground, which one line says unless ``quiet``.
+    """
+    image, mask = torch.as_tensor(volume)
+    areas = (mask > 0).sum(dim=(0, 1))
+    found = torch.nonzero(areas >= LEAST_AREA).flatten().tolist()
+    if found:
+        return found, True
+    if not quiet:
+        say(f"{source}: no lesion in its mask; the foreground's box is the region")
+    shares = foreground_mask(image).sum(dim=(0, 1))
+    return torch.nonzero(shares >= LEAST_SHARE * shares.max()).flatten().tolist(), False
+
+
+def region_of(truth: torch.Tensor, mask: torch.Tensor, lesion: bool) -> tuple:
+    """The region of a high-resolution slice ``(H, W)`` and its mask, in low-resolution pixels."""
+    low_shape = [n // FACTOR for n in truth.shape]
+    box = bounding_box(mask) if lesion else None
+    return foreground_region(downsample(truth)) if box is None else square_region(box, low_shape)
+
+
+class LesionVolumes(Dataset):
+    """Slices of volumes in memory, ``(2, H, W, D)`` each."""
+
+    def __init__(self, volumes: Dataset, detector: Any = "mask") -> None:
+        self.volumes = volumes
+        quiet = optional(detector) == "foreground"
+        self.known: list[tuple[list[int], bool]] = []
+        for number in range(len(volumes)):
+            item = volumes[number]
+            self.known.append(lesion_slices(item["image"], _source(item, number), quiet))
+
+    def slice(self, number: int, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and mask ``(H, W)`` of a slice, in whole low-resolution pixels."""
+        volume = self.volumes[number]["image"]
+        volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+        truth, mask = whole_pixels(volume[..., place].contiguous())
+        return truth, mask
+
+
+class LesionCrops(LesionVolumes):
+    """Random crops inside lesions' regions, low and high resolution, each epoch drawn anew.
+
+    Slices are taken in turn over the volumes, so each volume is seen equally often. Everything random about a sample
+    follows from (seed, epoch, index). A crop is standardised with its whole slice's low-resolution statistics, as a
+    slice is at inference. Call ``set_epoch`` before each epoch; give the loader ``shuffle=False``.
+
+    Args:
+        volumes: dataset of ``{"image": (2, H, W, D)}``, see ``AddMaskd``.
+        crops: samples per epoch; None for as many as there are slices.
+        crop: edge of the crop in high-resolution pixels, a multiple of 4.
+        detector: ``mask`` or ``foreground``.
+        seed: start of all randomness.
+        orient: also flip and transpose crops at random (an addition to the paper).
+
+    Raises:
+        InputError: a slice smaller than a crop, or a crop that is no multiple of 4.
+    """
+
+    def __init__(
+        self,
+        volumes: Dataset,
+        crops: int | None = None,
+        crop: int = 96,
+        detector: Any = "mask",
+        seed: int = 0,
+        orient: bool = True,
+    ) -> None:
+        super().__init__(volumes, detector)
+        if crop < FACTOR or crop % FACTOR:
+            raise InputError(f"crop must be a multiple of {FACTOR}, got {crop}")
+        for number in range(len(volumes)):
+            shape = volumes[number]["image"].shape[1:3]
+            if min(shape) - min(shape) % FACTOR < crop:
+                sizes = " x ".join(map(str, shape))
+                raise InputError(
+                    f"slices of {sizes} pixels are smaller than a crop of {crop}", _source(volumes[number], number)
+                )
+        self.crops = int(crops) if crops else sum(len(places) for places, _ in self.known)
+        self.crop, self.seed, self.orient = int(crop), int(seed), orient
+        self.epoch = 0
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose samples are drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.crops
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """ "image" ``(1, crop / 4, crop / 4)`` and "label" ``(1, crop, crop)``, standardised alike."""
+        if self._order is None or self._order[0] != self.epoch:
+            self._order = (self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(len(self)))
+        number = int(self._order[1][index]) % len(self.volumes)
+        random = np.random.default_rng([self.seed, self.epoch, index])
+        places, lesion = self.known[number]
+        truth, mask = self.slice(number, places[random.integers(len(places))])
+        low = downsample(truth)
+        mean, spread = statistics(low)
+        size = self.crop // FACTOR
+        window = []
+        for side, length in zip(region_of(truth, mask, lesion), low.shape, strict=True):
+            first, last = crop_corner_range(side, size, length)
+            start = int(random.integers(first, last + 1))
+            window.append((start, start + size))
+        pair = [(cut(low, window)[None] - mean) / spread, (cut(truth, window, FACTOR)[None] - mean) / spread]
+        if self.orient:
+            flips = [axis for axis in (1, 2) if random.random() < 0.5]
+            turn = random.random() < 0.5
+            pair = [(x.transpose(1, 2) if turn else x).flip(flips) for x in pair]
+        return {"image": pair[0].contiguous(), "label": pair[1].contiguous()}
+
+
+class LesionSlices(LesionVolumes):
+    """Slices through held-out lesions, always the same: low resolution as "image", the truth in the region as "label".
+
+    "image" ``(1, h, w)`` is standardised and carries its statistics and region; "label", "bicubic" and "bilinear"
+    ``(1, H, W)`` are the region alone in the scan's units. Items also carry "case" and "setting".
+
+    Args:
+        volumes: dataset of ``{"image": (2, H, W, D)}``.
+        slices: per volume, spread evenly over those with lesion; None for all.
+        detector: ``mask`` or ``foreground``.
+        others: further methods, called with the low-resolution image ``(1, 1, h, w)``, its key their name.
+    """
+
+    def __init__(
+        self,
+        volumes: Dataset,
+        slices: int | None = None,
+        detector: Any = "mask",
+        others: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(volumes, detector)
+        self.data = getattr(volumes, "data", None)
+        self.others = dict(others or {})
+        self.places = [
+            (number, places[i]) for number, (places, _) in enumerate(self.known) for i in _spread(len(places), slices)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, place = self.places[index]
+        truth, mask = self.slice(number, place)
+        low = downsample(truth)
+        mean, spread = statistics(low)
+        region = region_of(truth, mask, self.known[number][1])
+        meta = {AXIS: -1, MEAN: torch.tensor([mean]), SPREAD: torch.tensor([spread]), REGION: torch.tensor(region)}
+        image = MetaTensor(((low - mean) / spread)[None], meta=meta)
+        item = {"image": image, "label": cut(truth, region, FACTOR)[None].clone()}
+        for mode in ("bicubic", "bilinear"):
+            item[mode] = cut(interpolate(low[None, None], mode=mode), region, FACTOR)[0].clone()
+        for name, method in self.others.items():
+            item[name] = cut(method(image.as_tensor()[None]), region, FACTOR)[0].cpu() * spread + mean
+        source = stem_of(_source(self.volumes[number], number))
+        return {**item, "case": f"{source}_{place}", "setting": "x4"}
+
+    def pixels(self) -> int:
+        """Low-resolution pixels of all regions, without context."""
+        total = 0
+        for number, place in self.places:
+            (top, bottom), (left, right) = region_of(*self.slice(number, place), self.known[number][1])
+            total += (bottom - top) * (right - left)
+        return total
+
+
+def _spread(count: int, wanted: int | None) -> Sequence[int]:
+    """Indices of ``wanted`` of ``count`` items, evenly spread and away from the ends."""
+    if wanted is None or wanted >= count:
+        return range(count)
+    return [int((i + 0.5) * count / wanted) for i in range(wanted)]

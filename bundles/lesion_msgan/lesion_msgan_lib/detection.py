@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lesion detector LD: a given mask, a small network, or the foreground's box, behind one transform."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from monai.config import KeysCollection
+from monai.networks.nets import BasicUNet
+from monai.transforms import KeepLargestConnectedComponent, MapTransform
+from torch import nn
+
+from common.console import say
+from common.images import like_image
+from common.inputs import InputError
+from common.settings import optional
+from common.weights import load_into
+
+from .regions import FACTOR, MARGIN, MINIMUM, bounding_box, foreground_region, square_region
+from .transforms import AXIS, REGION, load_mask
+
+__all__ = ["FROM", "FindRegiond", "detect", "detector_network"]
+
+WAYS = ("mask", "network", "foreground")
+STEP = 16  # four halvings of the U-Net
+FROM = "region_from"  # key in an image's meta data: what found the region
+
+
+def detector_network() -> nn.Module:
+    """MONAI's ``BasicUNet`` with few features, from a standardised low-resolution slice to a lesion logit per pixel."""
+    return BasicUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        features=(16, 16, 32, 64, 64, 16),
+        norm=("batch", {"affine": True}),
+    )
+
+
+def detect(network: nn.Module, slices: torch.Tensor) -> torch.Tensor:
+    """Lesion mask of standardised low-resolution slices, the largest connected component alone.
+
+    Args:
+        network: see ``detector_network``.
+        slices: ``(h, w)`` or ``(h, w, d)``.
+
+    Returns:
+        Boolean tensor of the same shape, on the CPU.
+    """
+    flat = slices.ndim == 2
+    batch = (slices[None] if flat else slices.movedim(-1, 0))[:, None].float()
+    height, width = batch.shape[2:]
+    padded = F.pad(batch, (0, -width % STEP, 0, -height % STEP), mode="replicate")
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        logits = torch.cat([network(chunk.to(device)).cpu() for chunk in padded.split(16)])
+    mask = (logits > 0)[:, 0, :height, :width]
+    mask = mask[0] if flat else mask.movedim(0, -1)
+    return torch.as_tensor(KeepLargestConnectedComponent()(mask[None].float()))[0] > 0
+
+
+class FindRegiond(MapTransform):
+    """Writes the square region around the lesion of a standardised scan into its meta data.
+
+    Of a volume one region is taken for all slices, and the slices that show the lesion. Where no lesion is found, the
+    foreground's box is the region; one line says so, and so does the result's provenance.
+
+    Args:
+        keys: scans ``(1, h, w[, d])`` that went through ``StandardiseSlicesd``.
+        detector: ``mask`` (the entry's file), ``network``, ``foreground``, or None for the first of these that can be.
+        weights: of the detector's network.
+        network: of ``detector_network``'s kind; its weights are loaded at first use.
+        margin: low-resolution pixels around the lesion.
+        minimum: least edge in high-resolution pixels.
+        guide_key: key of the entry's list with the mask's file.
+
+    Raises:
+        InputError: another detector, no mask or no weights where they are asked for.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        detector: Any = None,
+        weights: str | None = None,
+        network: nn.Module | None = None,
+        margin: int = MARGIN,
+        minimum: int = MINIMUM,
+        guide_key: str = "guide",
+    ) -> None:
+        super().__init__(keys)
+        self.detector = optional(detector)
+        if self.detector is not None and self.detector not in WAYS:
+            raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
+        self.weights, self.network, self.guide_key = weights, network, guide_key
+        self.margin, self.minimum = int(margin), int(minimum)
+        self._ready = False
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            source = str(image.meta.get("filename_or_obj", key))
+            way = self._way(out.get(self.guide_key), source)
+            low = image.as_tensor()[0]
+            mask = None
+            if way == "mask":
+                mask = self._given(out[self.guide_key][0], image)
+            elif way == "network":
+                mask = detect(self._loaded(), low)
+            box = None if mask is None else bounding_box(mask)
+            if box is None:
+                region = foreground_region(low)
+                if way != "foreground":
+                    say(f"{source}: no lesion found by {way}; the foreground's box is taken instead")
+                    way = f"foreground, no lesion found by {way}"
+            else:
+                inner = [(start * FACTOR, stop * FACTOR) for start, stop in box[:2]]
+                region = (*square_region(inner, low.shape[:2], self.margin, self.minimum), *box[2:])
+            if any((stop - start) * FACTOR < self.minimum for start, stop in region[:2]):
+                say(f"{source}: the image is smaller than the least region of {self.minimum} pixels and is taken whole")
+            marked = like_image(image, image)
+            marked.meta.update({REGION: torch.tensor(region), FROM: way})
+            out[key] = marked
+        return out
+
+    def _way(self, guides: Any, source: str) -> str:
+        if self.detector == "mask" and not guides:
+            raise InputError("detector is mask, but no mask is given; add --mask FILE_OR_NAME", source)
+        if self.detector == "network" and not (self.weights and os.path.isfile(self.weights)):
+            raise InputError(f"detector is network, but {self.weights} is not there; see train_detector.json")
+        if self.detector:
+            return self.detector
+        if guides:
+            return "mask"
+        return "network" if self.weights and os.path.isfile(self.weights) else "foreground"
+
+    def _given(self, path: str, image: torch.Tensor) -> torch.Tensor:
+        axis = int(np.asarray(image.meta[AXIS]))
+        low = image.as_tensor()[0]
+        if axis < 0:
+            return load_mask(path, tuple(low.shape), FACTOR)
+        return load_mask(path, tuple(low.movedim(-1, axis).shape), FACTOR).movedim(axis, -1)
+
+    def _loaded(self) -> nn.Module:
+        if not self._ready:
+            load_into(self.network, self.weights).eval()
+            self._ready = True
+        return self.network

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and scores of the lesion detector's network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from monai.handlers import IgniteMetricHandler, from_engine
+from monai.inferers import Inferer
+from monai.metrics import CumulativeIterationMetric, DiceMetric
+from monai.metrics.utils import do_metric_reduction
+from torch import nn
+from torch.utils.data import Dataset
+
+from common.console import convolution_rate, start_lines
+from common.inputs import InputError
+from common.weights import bare
+
+from .data import LesionSlices, LesionVolumes
+from .detection import STEP, detect
+from .regions import FACTOR, bounding_box, cut, foreground_region, square_region
+from .slices import downsample, statistics
+
+__all__ = ["DetectorInferer", "DetectorSlices", "HeldOutSlices", "RegionCoverage", "announce", "detector_scores"]
+
+
+def _low_mask(mask: torch.Tensor) -> torch.Tensor:
+    """A high-resolution mask ``(H, W)`` on the low-resolution grid: pixels that it covers at least by half."""
+    return (F.avg_pool2d(mask[None].float(), FACTOR)[0] >= 0.5).float()
+
+
+class DetectorSlices(LesionVolumes):
+    """Random low-resolution slices with their lesion mask, padded or cut to one size, to train the detector.
+
+    Two in three show the lesion, the others are any slice. Randomness from (seed, epoch, index); see ``LesionCrops``.
+
+    Args:
+        volumes: dataset of ``{"image": (2, H, W, D)}``.
+        slices: samples per epoch.
+        size: edge in low-resolution pixels, a multiple of 16.
+        seed: start of all randomness.
+    """
+
+    def __init__(self, volumes: Dataset, slices: int, size: int = 64, seed: int = 0) -> None:
+        super().__init__(volumes)
+        if size % STEP:
+            raise InputError(f"size must be a multiple of {STEP}, got {size}")
+        self.slices, self.size, self.seed, self.epoch = int(slices), int(size), int(seed), 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose samples are drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.slices
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """ "image" (standardised) and "label" (0 and 1), ``(1, size, size)``."""
+        random = np.random.default_rng([self.seed, self.epoch, index])
+        number = int(random.integers(len(self.volumes)))
+        places = self.known[number][0]
+        depth = self.volumes[number]["image"].shape[-1]
+        place = places[random.integers(len(places))] if random.random() < 2 / 3 else int(random.integers(depth))
+        truth, mask = self.slice(number, place)
+        low = downsample(truth)
+        mean, spread = statistics(low)
+        pair = [((low - mean) / spread)[None], _low_mask(mask)[None]]
+        corners = [int(random.integers(0, max(0, n - self.size) + 1)) for n in low.shape]
+        flips = [axis for axis in (1, 2) if random.random() < 0.5]
+        cuts = []
+        for image, mode in zip(pair, ("replicate", "constant"), strict=True):
+            image = image[:, corners[0] : corners[0] + self.size, corners[1] : corners[1] + self.size]
+            missing = [self.size - n for n in image.shape[1:]]
+            before = [m // 2 for m in missing]
+            pad = (before[1], missing[1] - before[1], before[0], missing[0] - before[0])
+            cuts.append(F.pad(image[None], pad, mode=mode)[0].flip(flips).contiguous())
+        return {"image": cuts[0], "label": cuts[1]}
+
+
+class HeldOutSlices(LesionSlices):
+    """Held-out low-resolution slices with their mask as "label", and the foreground as the trivial detector's answer.
+
+    "image", "label" and "foreground" are ``(1, h, w)``; items also carry "case" and "setting".
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, place = self.places[index]
+        item = super().__getitem__(index)
+        truth, mask = self.slice(number, place)
+        (top, bottom), (left, right) = foreground_region(downsample(truth))
+        box = torch.zeros(1, *item["image"].shape[1:])
+        box[:, top:bottom, left:right] = 1
+        return {**item, "label": _low_mask(mask)[None], "foreground": box}
+
+
+class DetectorInferer(Inferer):
+    """Lesion masks of 0 and 1 from the detector's network, of slices ``(B, 1, h, w)``."""
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        slices = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        return torch.stack([detect(bare(network), one[0]).float()[None] for one in slices]).to(slices.device)
+
+
+class RegionCoverage(CumulativeIterationMetric):
+    """Share of a lesion's pixels that lie inside the region that a mask leads to; 0 where the mask is empty.
+
+    Masks are ``(B, 1, h, w)`` on the low-resolution grid.
+    """
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        shares = []
+        for pred, truth in zip(y_pred[:, 0], y[:, 0], strict=True):
+            box, total = bounding_box(pred), float(truth.sum())
+            if box is None or total == 0:
+                shares.append(0.0 if total else 1.0)
+                continue
+            region = square_region([(a * FACTOR, b * FACTOR) for a, b in box], truth.shape)
+            shares.append(float(cut(truth, region).sum()) / total)
+        return torch.tensor(shares)[:, None]
+
+    def aggregate(self, reduction: str = "mean") -> torch.Tensor:
+        """The shares so far reduced to one number."""
+        return do_metric_reduction(self.get_buffer(), reduction)[0]
+
+
+def detector_scores() -> dict[str, IgniteMetricHandler]:
+    """Dice (beside the key metric the baseline's) and coverage, of the network and of the foreground's box."""
+    scores = {"covered": IgniteMetricHandler(RegionCoverage(), output_transform=from_engine(["pred", "label"]))}
+    for name, metric in (("dice", DiceMetric()), ("covered", RegionCoverage())):
+        transform = from_engine(["foreground", "label"])
+        scores[f"baseline_{name}"] = IgniteMetricHandler(metric, output_transform=transform)
+    return scores
+
+
+def announce(
+    budget: dict[str, Any],
+    network: nn.Module,
+    device: Any,
+    train: DetectorSlices,
+    held_out: HeldOutSlices,
+    weights: str,
+    folder: Any,
+) -> None:
+    """Says before training what is going to happen; arguments as for ``lesion_msgan_lib.training.announce``."""
+    count = _multiplications(bare(network), budget["size"])
+    slices = 3 * budget["epochs"] * len(train) + (budget["epochs"] + 1) * len(held_out)
+    seconds = 4 * slices * count / convolution_rate(device)  # small layers run at a quarter of the rate
+    data = (
+        f"{len(train.volumes)} training volumes, {len(train)} slices per epoch;"
+        f" {len(held_out)} slices of {len(held_out.volumes)} held-out volume(s)"
+    )
+    start_lines("training the detector", budget, device, data, weights, seconds, folder)
+
+
+def _multiplications(network: nn.Module, size: int) -> int:
+    """Multiplications of one slice of ``size`` by ``size`` pixels, counted in a forward pass."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        counts.append(layer.weight[0].numel() * output.numel())
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    training = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 1, size, size, device=next(network.parameters()).device))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective's weights, methods to compare with, and what is said before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
+from common.inputs import InputError
+from common.settings import optional, value
+from common.weights import bare, load_flat
+
+from .data import LesionSlices
+from .networks import MultiScaleGenerator, SRResNet, fold
+
+__all__ = ["announce", "announce_evaluation", "compared_networks", "expected_seconds", "objective"]
+
+STEP = 4.0  # a generator step costs about four forward passes, with optimizer and loss
+CRITIC_STEP = 5.0  # a critic step with penalty, in generator forward passes of the default networks
+
+
+def objective(x2: Any, x4: Any, vgg: Any, vgg_weights: Any) -> dict[str, float]:
+    """Weights of the terms of eq. 7 without the adversarial one; the VGG term is 0 without a weights file.
+
+    Raises:
+        InputError: a weight that is negative or no number.
+    """
+    weights = {}
+    for name, given in (("mse_x2", x2), ("mse_x4", x4), ("vgg", vgg)):
+        plain = value(given)
+        if isinstance(plain, bool) or not isinstance(plain, int | float) or plain < 0:
+            raise InputError(f"the weight of {name} must be a number of 0 or more, got {given!r}")
+        weights[name] = float(plain)
+    if optional(vgg_weights) is None:
+        weights["vgg"] = 0.0
+    return weights
+
+
+def expected_seconds(
+    network: nn.Module,
+    device: Any,
+    crops: int,
+    crop_pixels: int,
+    trainer: Any,
+    held_out: LesionSlices,
+    validations: int,
+) -> float:
+    """Estimated time of a run from the machine's convolution rate, measured in a moment.
+
+    Args:
+        network: the generator.
+        device: where.
+        crops: training crops per epoch.
+        crop_pixels: low-resolution pixels of a crop.
+        trainer: the ``AdversarialTrainer``, or None for an evaluation.
+        held_out: what is validated each time.
+        validations: validations in all.
+    """
+    pixels = 2.0 * validations * held_out.pixels()  # with context about twice the region
+    if trainer is not None:
+        critics, generators = trainer.critic_steps, trainer.generator_steps
+        playing = (CRITIC_STEP * critics + (STEP + 1) * generators) / (critics + generators)
+        cost = {"generator": STEP, "discriminator": CRITIC_STEP, "both": playing}
+        for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
+            pixels += cost[trainer.stage(epoch)] * crops * crop_pixels
+    return multiplications(bare(network)) * pixels / convolution_rate(device)
+
+
+def announce(
+    budget: dict[str, Any],
+    network: nn.Module,
+    device: Any,
+    train: Any,
+    trainer: Any,
+    held_out: LesionSlices,
+    val_interval: int,
+    weights: str,
+    folder: Any,
+) -> None:
+    """Says before training what is going to happen.
+
+    Args:
+        budget: chosen numbers, with "epochs" and "crop".
+        network, device: what is trained, and where.
+        train: the training crops.
+        trainer: the ``AdversarialTrainer``.
+        held_out: validation items.
+        val_interval: epochs between validations.
+        weights: where the starting weights come from.
+        folder: the run's folder.
+    """
+    validations = budget["epochs"] // val_interval + 1
+    pixels = (budget["crop"] // 4) ** 2
+    seconds = expected_seconds(network, device, len(train), pixels, trainer, held_out, validations)
+    data = (
+        f"{len(train.volumes)} training volumes, {len(train)} crops per epoch;"
+        f" {len(held_out)} slices of {len(held_out.volumes)} held-out volume(s)"
+    )
+    start_lines("training", budget, device, data, weights, seconds, folder)
+
+
+def announce_evaluation(network: nn.Module, device: Any, held_out: LesionSlices, weights: str) -> None:
+    """Says before an evaluation what is going to happen, and how long the network will take."""
+    seconds = expected_seconds(network, device, 0, 0, None, held_out, 1)
+    data = f"{len(held_out)} slices of {len(held_out.volumes)} volume(s)"
+    say(f"evaluating {weights} on {data}; about {duration(seconds)} on {device_text(device)}")
+
+
+def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Other trained generators to compare with, by name; the kind of network is told by the weights.
+
+    As in the paper (sec. 3), they are applied to the whole slice and judged in the region.
+
+    Args:
+        given: ``{"srresnet": "runs/short-2/best.pt", ...}``, or that as text.
+        device: where they run.
+
+    Raises:
+        InputError: no such mapping, a file that is missing, or weights of neither generator.
+    """
+    plain = value(given)
+    if plain is None:
+        return {}
+    if not isinstance(plain, Mapping):
+        raise InputError(f"compared must be like {{'srresnet': 'best.pt'}}, got {given!r}")
+    return {str(name).replace(" ", "_"): _whole_slice(generator_of(str(path)), device) for name, path in plain.items()}
+
+
+def generator_of(path: str) -> nn.Module:
+    """The generator that a weights file belongs to, ready for inference."""
+    state = load_flat(path)
+    counts = {
+        part: len({key.split(".")[1] for key in state if key.startswith(f"{part}.")}) for part in ("blocks", "middle")
+    }
+    filters = state.get("leave.weight", torch.empty(0)).shape[0]
+    x2_head = "head_x2.weight" in state
+    network = (
+        (
+            MultiScaleGenerator(filters, counts["blocks"], counts["middle"])
+            if counts["middle"]
+            else SRResNet(filters, counts["blocks"], x2_head=x2_head)
+        )
+        if filters
+        else None
+    )
+    if network is None:
+        raise InputError(f"{path}: not the weights of one of this bundle's generators")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: not the weights of one of this bundle's generators") from error
+    return fold(network)
+
+
+def _whole_slice(network: nn.Module, device: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    network = network.to(device, memory_format=torch.channels_last)
+
+    def apply(image: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return network(image.to(device).contiguous(memory_format=torch.channels_last)).cpu()
+
+    return apply

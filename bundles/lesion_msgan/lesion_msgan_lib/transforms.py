@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scan on its way to the network and back: mask, slices, standardisation, region, finer grid."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform
+
+from common.headers import one_line
+from common.images import like_image
+from common.inputs import CheckVoxelsd, InputError, root_cause
+from common.transforms.geometry import grid_affine
+
+from .regions import cut
+from .slices import slice_axis, statistics
+
+__all__ = ["AddMaskd", "CheckScand", "RestoreRegiond", "RestoreSlicesd", "StandardiseSlicesd", "load_mask"]
+
+FACTOR = 4
+AXIS, MEAN, SPREAD, REGION = "slice_axis", "slice_mean", "slice_std", "region"  # keys in an image's meta data
+
+
+def load_mask(path: str, shape: tuple[int, ...], factor: int = 1) -> torch.Tensor:
+    """A lesion mask as a boolean tensor: voxels other than 0 and NaN.
+
+    Args:
+        path: image file.
+        shape: of the image it belongs to.
+        factor: with 4, the mask may also lie on a grid four times as fine in one plane; a coarse pixel then counts
+            when one of its fine ones does.
+
+    Raises:
+        InputError: it cannot be read, or lies on another grid.
+    """
+    try:
+        mask = LoadImage(image_only=True, ensure_channel_first=True)(path)
+    except Exception as error:
+        raise InputError(f"the mask cannot be read ({one_line(root_cause(error))})", path) from error
+    mask = torch.nan_to_num(mask.as_tensor()).amax(dim=0) > 0
+    if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if tuple(mask.shape) == tuple(shape):
+        return mask
+    if mask.ndim == len(shape):
+        steps = [m // n if m % n == 0 else 0 for m, n in zip(mask.shape, shape, strict=True)]
+        if set(steps) <= {1, factor} and sum(step == factor for step in steps) == 2:
+            for axis, step in enumerate(steps):
+                mask = mask.unflatten(axis, (-1, step)).any(dim=axis + 1)
+            return mask
+    sizes = [" x ".join(map(str, size)) for size in (mask.shape, shape)]
+    raise InputError(f"the mask has {sizes[0]} voxels, its image {sizes[1]}", path)
+
+
+class CheckScand(MapTransform):
+    """``common.inputs.CheckVoxelsd`` for pictures ``(1, H, W)`` and volumes ``(1, H, W, D)``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            CheckVoxelsd(key, spatial_dims=2 if data[key].ndim == 3 else 3)(data)
+        return dict(data)
+
+
+class AddMaskd(MapTransform):
+    """Appends the lesion mask of a scan ``(1, H, W, D)`` as a second channel of 0 and 1, slices along the last axis.
+
+    Args:
+        keys: scans.
+        axis: across the slices, see ``slice_axis``.
+        guide_key: key of the entry's list with the mask's file; without one the channel is 0.
+    """
+
+    def __init__(self, keys: KeysCollection, axis: Any = "axial", guide_key: str = "guide") -> None:
+        super().__init__(keys)
+        self.axis = axis
+        self.guide_key = guide_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        paths = out.get(self.guide_key) or []
+        for key in self.key_iterator(out):
+            image = out[key]
+            shape = tuple(image.shape[1:])
+            mask = load_mask(paths[0], shape) if paths else torch.zeros(shape)
+            both = torch.cat([image.as_tensor().float(), mask[None].to(image.device, torch.float32)])
+            axis = slice_axis(image.affine, self.axis, shape) + 1
+            out[key] = MetaTensor(both.movedim(axis, -1).contiguous(), meta=dict(image.meta))
+        return out
+
+
+class StandardiseSlicesd(MapTransform):
+    """Zero mean and unit variance over the foreground of each slice (sec. 2.3); moves the slices to the last axis.
+
+    Axis, means and deviations are stored in the meta data, where ``RestoreSlicesd`` finds them. Images are
+    ``(1, H, W)`` or ``(1, H, W, D)`` in any intensity units.
+
+    Args:
+        keys: images.
+        axis: across the slices of a volume, see ``slice_axis``.
+    """
+
+    def __init__(self, keys: KeysCollection, axis: Any = "axial") -> None:
+        super().__init__(keys)
+        self.axis = axis
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            flat = image.ndim == 3
+            axis = -1 if flat else slice_axis(image.affine, self.axis, image.shape[1:])
+            values = image.as_tensor().float()
+            slices = values if flat else values.movedim(axis + 1, -1)[0].movedim(-1, 0)  # (D, H, W)
+            levels = torch.tensor([statistics(one) for one in slices])
+            mean, spread = levels.T.to(slices)
+            slices = (slices - mean[:, None, None]) / spread[:, None, None]
+            moved = like_image((slices if flat else slices.movedim(0, -1)[None]).contiguous(), image)
+            moved.meta.update({AXIS: axis, MEAN: mean.cpu(), SPREAD: spread.cpu()})
+            out[key] = moved
+        return out
+
+
+class RestoreSlicesd(MapTransform):
+    """Brings predictions back to the scan's units and axes, with the affine of a grid four times as fine in the plane.
+
+    Adds ``<key>_region``, the super-resolved region alone, with the affine of its own first voxel.
+
+    Args:
+        keys: predictions ``(1, 4H, 4W[, D])``, slices last, in the units of the standardised ``ref_key``.
+        ref_key: the standardised scan with its region.
+        region: add the region.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image", region: bool = True) -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+        self.region = region
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        image = out[self.ref_key]
+        mean, spread = (torch.as_tensor(image.meta[name]).flatten() for name in (MEAN, SPREAD))
+        axis = int(np.asarray(image.meta[AXIS]))
+        region = torch.as_tensor(image.meta[REGION]).tolist()
+        for key in self.key_iterator(out):
+            values = torch.as_tensor(out[key]).as_subclass(torch.Tensor).float()
+            values = values * spread.to(values) + mean.to(values)  # along the last axis, or one number for a picture
+            parts = {key: (values, [0, 0, 0])}
+            if self.region:
+                part = values.movedim(-1, 1) if axis >= 0 else values
+                part = cut(part, region[:2], FACTOR)
+                if axis >= 0:
+                    part = part[:, region[2][0] : region[2][1]].movedim(1, -1)
+                corner = [FACTOR * region[0][0], FACTOR * region[1][0], region[2][0] if axis >= 0 else 0]
+                parts[f"{key}_region"] = (part, corner)
+            for name, (part, corner) in parts.items():
+                steps = [1 / FACTOR, 1 / FACTOR, 1.0]
+                if axis >= 0:
+                    part = part.movedim(-1, axis + 1)
+                    corner, steps = ([*x[:axis], x[2], *x[axis:2]] for x in (corner, steps))
+                affine = grid_affine(image.affine, steps)
+                affine[:3, 3] += affine[:3, :3] @ corner
+                out[name] = like_image(part.contiguous(), image, torch.as_tensor(affine))
+        return out
+
+
+class RestoreRegiond(MapTransform):
+    """Brings the region of a picture, as ``RegionInferer(whole=False)`` gives it, back to the units of its scan.
+
+    Args:
+        keys: predictions ``(1, H, W)`` in the units of the standardised ``ref_key``.
+        ref_key: the standardised picture.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        mean, spread = (float(torch.as_tensor(out[self.ref_key].meta[name])) for name in (MEAN, SPREAD))
+        for key in self.key_iterator(out):
+            out[key] = torch.as_tensor(out[key]).as_subclass(torch.Tensor) * spread + mean
+        return out

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slices through lesions for training and validation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from common.inputs import InputError
+from lesion_msgan_lib.data import LesionCrops, LesionSlices, lesion_slices, region_of, training_guides
+from lesion_msgan_lib.networks import interpolate
+from lesion_msgan_lib.slices import downsample, foreground, slice_axis, statistics
+
+
+def volume(seed=0, shape=(66, 72, 9), lesion=(20, 40, 30, 41), name="case-t1c.nii.gz"):
+    random = torch.Generator().manual_seed(seed)
+    image = torch.zeros(shape)
+    image[8:60, 6:66] = 500 + 100 * torch.randn(52, 60, shape[2], generator=random)
+    mask = torch.zeros(shape)
+    if lesion:
+        mask[lesion[0] : lesion[1], lesion[2] : lesion[3], 3:6] = 1
+    return {"image": MetaTensor(torch.stack([image, mask]), meta={"filename_or_obj": name})}
+
+
+@pytest.fixture
+def volumes():
+    return [volume(0), volume(1, lesion=(50, 58, 60, 64), name="other-t1c.nii.gz")]
+
+
+def test_samples_follow_from_seed_epoch_and_index_alone(volumes):
+    first, second = (LesionCrops(volumes, 12, 32, seed=3) for _ in range(2))
+    for data in (first, second):
+        data.set_epoch(4)
+    backwards = [second[i] for i in range(11, -1, -1)][::-1]
+    for i in range(12):
+        one = first[i]
+        assert all(torch.equal(one[key], backwards[i][key]) for key in one)
+    first.set_epoch(5)
+    assert any(not torch.equal(first[i]["label"], backwards[i]["label"]) for i in range(12))
+
+
+def test_crops_are_a_pair_inside_the_lesion_s_region(volumes):
+    data = LesionCrops(volumes, 20, 16, orient=False)
+    regions = []
+    for number in range(2):
+        truth, mask = data.slice(number, 4)
+        regions.append(region_of(truth, mask, True))
+    for i in range(20):
+        item = data[i]
+        assert item["image"].shape == (1, 4, 4) and item["label"].shape == (1, 16, 16)
+        # the crop's place: where its standardised truth lies in one of the slices
+        found = []
+        for number, region in enumerate(regions):
+            for place in (3, 4, 5):
+                truth, _ = data.slice(number, place)
+                low = downsample(truth)
+                mean, spread = statistics(low)
+                wanted = item["label"][0] * spread + mean
+                for top in range(region[0][0], region[0][1] - 3):
+                    for left in range(region[1][0], region[1][1] - 3):
+                        part = truth[4 * top : 4 * top + 16, 4 * left : 4 * left + 16]
+                        if torch.allclose(part, wanted, atol=0.05):
+                            found.append((low[top : top + 4, left : left + 4] - mean) / spread)
+        assert len(found) == 1
+        torch.testing.assert_close(item["image"][0], found[0], atol=1e-4, rtol=0)
+
+
+def test_orientation_turns_both_images_alike(volumes):
+    plain, turned = LesionCrops(volumes, 8, 32, orient=False), LesionCrops(volumes, 8, 32)
+    changed = 0
+    for i in range(8):
+        one, other = plain[i], turned[i]
+        turns = [
+            lambda x, k=k, t=t: (x.transpose(1, 2) if t else x).flip(k) for k in ([], [1], [2], [1, 2]) for t in (0, 1)
+        ]
+        same = [t for t in turns if torch.equal(t(one["label"]), other["label"])]
+        assert len(same) == 1 and torch.equal(same[0](one["image"]), other["image"])
+        changed += not torch.equal(one["label"], other["label"])
+    assert changed > 3
+
+
+def test_slices_with_lesion_and_without(volumes, capsys):
+    assert lesion_slices(volumes[0]["image"], "a") == ([3, 4, 5], True)
+    empty = volume(lesion=None)
+    empty["image"][0, :, :, :2] = 0
+    places, lesion = lesion_slices(empty["image"], "a.nii")
+    assert places == list(range(2, 9)) and not lesion
+    assert "a.nii: no lesion in its mask; the foreground's box is the region" in capsys.readouterr().out
+    truth = torch.as_tensor(empty["image"])[0, :64, :, 4]
+    (top, bottom), (left, right) = region_of(truth, torch.zeros_like(truth), False)
+    assert top <= 2 and bottom >= 15 and left <= 1 and right >= 16
+
+
+def test_validation_items(volumes):
+    data = LesionSlices(volumes, 2, others={"twice": lambda image: 2 * interpolate(image)})
+    assert len(data) == 4 and data.pixels() == sum(item["label"].numel() // 16 for item in (data[i] for i in range(4)))
+    item = data[1]
+    assert item["case"] == "case-t1c_5" and item["setting"] == "x4"
+    (top, bottom), (left, right) = item["image"].meta["region"].tolist()
+    truth, mask = data.slice(0, 5)
+    torch.testing.assert_close(item["label"][0], truth[4 * top : 4 * bottom, 4 * left : 4 * right])
+    assert mask.sum() == mask[4 * top : 4 * bottom, 4 * left : 4 * right].sum()
+    low = downsample(truth)
+    inside = low[low > 100]  # the background is 0, the brain about 500
+    mean, spread = (float(item["image"].meta[name]) for name in ("slice_mean", "slice_std"))
+    assert mean == pytest.approx(float(inside.mean()), rel=1e-4) and spread == pytest.approx(
+        float(inside.std()), rel=1e-4
+    )
+    torch.testing.assert_close(item["image"].as_tensor()[0] * spread + mean, low, atol=1e-2, rtol=0)
+    whole = interpolate(low[None, None])[0]
+    torch.testing.assert_close(item["bicubic"], whole[:, 4 * top : 4 * bottom, 4 * left : 4 * right])
+    linear = interpolate(low[None, None], mode="bilinear")[0]
+    torch.testing.assert_close(item["bilinear"], linear[:, 4 * top : 4 * bottom, 4 * left : 4 * right])
+    torch.testing.assert_close(item["twice"], 2 * item["bicubic"] - mean, atol=0.05, rtol=0)
+    assert len(LesionSlices(volumes)) == 6
+
+
+def test_what_cannot_work(volumes):
+    with pytest.raises(InputError, match=r"case-t1c.nii.gz: slices of 66 x 72 pixels are smaller than a crop of 68"):
+        LesionCrops(volumes, 4, 68)
+    with pytest.raises(InputError, match="multiple of 4"):
+        LesionCrops(volumes, 4, 30)
+    with pytest.raises(InputError, match="detector must be one of mask, foreground"):
+        training_guides("eyes", "seg")
+    assert training_guides("mask", "seg") == ["seg"] and training_guides("foreground", "seg") == []
+
+
+def test_without_a_number_there_are_as_many_crops_as_slices(volumes):
+    assert len(LesionCrops(volumes, None, 32)) == 6
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.0])
+def test_statistics_of_a_slice_without_anything(constant):
+    assert statistics(torch.full((5, 6), constant)) == (constant, 1.0)
+
+
+def test_slice_axis_follows_the_affine():
+    affine = np.array([[0, 0, 2, 0], [-1, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1.0]])
+    assert [slice_axis(affine, name) for name in ("sagittal", "coronal", "axial")] == [2, 0, 1]
+    assert slice_axis(affine, "1") == 1
+    assert slice_axis(affine, "axial", (30, 40, 1)) == 2  # one slice, however it lies
+    with pytest.raises(InputError, match="axis must be one of"):
+        slice_axis(affine, "oblique")
+
+
+def test_the_rim_of_a_masked_brain_is_no_foreground():
+    image = torch.zeros(64, 64)
+    image[16:48, 16:48] = 100
+    low = downsample(image)
+    assert (low[3, 4:12] != 0).any()  # what anti-aliasing leaves around it
+    assert foreground(low).sum() == 64 and foreground(low)[4:12, 4:12].all()
+    assert foreground(torch.full((3, 4), 2.0)).all()

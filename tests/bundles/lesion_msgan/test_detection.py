@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lesion detector's three ways, and the training of its network."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from common.inputs import InputError
+from lesion_msgan_lib.detection import FindRegiond, detect, detector_network
+from lesion_msgan_lib.detector import DetectorInferer, DetectorSlices, HeldOutSlices, RegionCoverage
+from lesion_msgan_lib.transforms import StandardiseSlicesd, load_mask
+
+
+class Bright(nn.Module):
+    """Takes pixels two deviations above the mean for lesion."""
+
+    def __init__(self):
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, image):
+        return image - self.threshold
+
+
+def scan(shape=(30, 34), spot=(20, 26, 5, 9)):
+    image = torch.zeros(1, *shape)
+    image[:, 2:-2, 3:-3] = 100 + 10 * torch.rand(1, shape[0] - 4, shape[1] - 6, *shape[2:])
+    if spot:
+        image[:, spot[0] : spot[1], spot[2] : spot[3]] = 300
+    return MetaTensor(image, affine=torch.eye(4), meta={"filename_or_obj": "scan.nii"})
+
+
+def region(image, **keys):
+    entry = StandardiseSlicesd("image")({"image": image, **keys.pop("entry", {})})
+    found = FindRegiond("image", **keys)(entry)["image"].meta
+    return found["region"].tolist(), found["region_from"]
+
+
+def save(path, array):
+    nib.save(nib.Nifti1Image(array.astype(np.uint8), np.eye(4)), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_a_given_mask_on_either_grid(tmp_path, factor):
+    mask = np.zeros((30, 34))
+    mask[11:14, 20:29] = 2
+    path = save(tmp_path / "m.nii.gz", np.kron(mask, np.ones((factor, factor))))
+    found = region(scan(), entry={"guide": [path]})
+    assert found == ([[6, 19], [18, 31]], "mask")
+
+
+def test_a_lesion_at_the_border_keeps_its_region_inside(tmp_path):
+    mask = np.zeros((30, 34))
+    mask[0:3, 31:34] = 1
+    found, _ = region(scan(), entry={"guide": [save(tmp_path / "m.nii", mask)]})
+    assert found == [[0, 8], [26, 34]]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_has_one_region_for_all_its_slices(tmp_path, axis):
+    image = scan((30, 34, 20), None)
+    mask = np.zeros((30, 34, 20))
+    mask[10:14, 20:29, 5:9] = 1
+    mask[12, 18, 7] = 1
+    moved = MetaTensor(torch.movedim(image.as_tensor(), 3, axis + 1), affine=torch.eye(4), meta=dict(image.meta))
+    entry = {"image": moved, "guide": [save(tmp_path / "m.nii", np.moveaxis(mask, 2, axis))]}
+    entry = StandardiseSlicesd("image", axis)(entry)
+    found = FindRegiond("image", margin=1, minimum=4)(entry)["image"].meta["region"].tolist()
+    assert found == [[5, 18], [17, 30], [5, 9]]
+
+
+def test_no_lesion_falls_back_to_the_foreground_and_says_so(tmp_path, capsys):
+    path = save(tmp_path / "m.nii", np.zeros((30, 34)))
+    found, way = region(scan(spot=None), entry={"guide": [path]})
+    assert found == [[0, 28], [3, 31]] or found == [[1, 29], [3, 31]]
+    assert way == "foreground, no lesion found by mask"
+    assert "scan.nii: no lesion found by mask; the foreground's box is taken instead" in capsys.readouterr().out
+
+
+def test_the_foreground_s_box():
+    assert region(scan(), detector="foreground") == region(scan())  # no mask, no weights
+    assert region(scan(), detector="foreground")[1] == "foreground"
+
+
+def test_an_image_smaller_than_the_region_is_taken_whole(tmp_path, capsys):
+    mask = np.zeros((6, 34))
+    mask[2, 10] = 1
+    found, _ = region(scan((6, 34), None), entry={"guide": [save(tmp_path / "m.nii", mask)]})
+    assert found == [[0, 6], [6, 14]]
+    assert "smaller than the least region of 32 pixels" in capsys.readouterr().out
+
+
+def test_the_network_s_way(tmp_path):
+    weights = tmp_path / "w.pt"
+    torch.save(Bright().state_dict(), weights)
+    keys = {"weights": str(weights), "network": Bright()}
+    assert region(scan(), **keys) == ([[18, 28], [2, 12]], "network")
+    assert region(scan(spot=None), detector="network", **keys)[1] == "foreground, no lesion found by network"
+    mask = save(tmp_path / "m.nii", np.ones((30, 34)))
+    assert region(scan(), entry={"guide": [mask]}, detector="network", **keys)[1] == "network"
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"detector": "eyes"}, "detector must be one of mask, network, foreground"),
+        ({"detector": "mask"}, "no mask is given; add --mask"),
+        ({"detector": "network", "weights": "none.pt"}, "none.pt is not there"),
+    ],
+)
+def test_a_detector_that_cannot_be(keys, text):
+    with pytest.raises(InputError, match=text):
+        region(scan(), **keys)
+
+
+@pytest.mark.parametrize(("shape", "text"), [((29, 34), "29 x 34 voxels, its image 30 x 34"), ((60, 68), "60 x 68")])
+def test_a_mask_on_another_grid(tmp_path, shape, text):
+    with pytest.raises(InputError, match=text):
+        load_mask(save(tmp_path / "m.nii", np.ones(shape)), (30, 34), 4)
+    (tmp_path / "broken.nii").write_bytes(b"no")
+    with pytest.raises(InputError, match="the mask cannot be read"):
+        load_mask(str(tmp_path / "broken.nii"), (30, 34))
+
+
+@pytest.mark.parametrize("shape", [(17, 23), (5, 40), (16, 32, 3)])
+def test_detection_takes_every_size(shape):
+    network = detector_network().eval()
+    assert detect(network, torch.randn(shape)).shape == shape
+
+
+def test_only_the_largest_lesion_is_kept():
+    slices = torch.zeros(20, 30, 4)
+    slices[3:6, 4:7, 1:3] = 5
+    slices[15, 20, 1] = 5
+    mask = detect(Bright(), slices)
+    assert mask.sum() == 18 and mask[3:6, 4:7, 1:3].all()
+    masks = DetectorInferer()(slices.movedim(2, 0)[:, None], Bright())
+    assert masks.shape == (4, 1, 20, 30) and masks.sum() == 18
+
+
+def volumes():
+    image = torch.rand(40, 48, 8) + 1
+    mask = torch.zeros(40, 48, 8)
+    mask[8:24, 12:32, 2:6] = 1
+    return [{"image": MetaTensor(torch.stack([image, mask]), meta={"filename_or_obj": "v.nii"})}]
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_training_samples(size):
+    data, again = DetectorSlices(volumes(), 12, size, seed=1), DetectorSlices(volumes(), 12, size, seed=1)
+    items = [data[i] for i in range(12)]
+    assert all(item["image"].shape == item["label"].shape == (1, size, size) for item in items)
+    assert all(set(item["label"].unique().tolist()) <= {0.0, 1.0} for item in items)
+    if size == 32:  # all of a slice fits, so whole lesions do: 4 by 5 pixels
+        assert {int(item["label"].sum()) for item in items} == {0, 20}
+    data.set_epoch(1)
+    assert any(not torch.equal(data[i]["image"], again[i]["image"]) for i in range(12))
+    with pytest.raises(InputError, match="multiple of 16"):
+        DetectorSlices(volumes(), 4, 20)
+
+
+def test_held_out_slices():
+    data = HeldOutSlices(volumes(), 2)
+    item = data[0]
+    assert len(data) == 2 and item["label"].shape == item["foreground"].shape == item["image"].shape == (1, 10, 12)
+    assert item["label"].sum() == 20 and item["foreground"].sum() >= 100
+
+
+def test_coverage_counts_the_lesion_inside_the_region():
+    truth = torch.zeros(3, 1, 40, 40)
+    truth[:, :, 4:6, 4:8] = 1
+    pred = torch.zeros_like(truth)
+    pred[0, :, 5, 5] = 1  # a region of 8 pixels around it holds the lesion
+    pred[1, :, 35, 35] = 1
+    metric = RegionCoverage()
+    metric(pred, truth)
+    assert metric.get_buffer().flatten().tolist() == [1.0, 0.0, 0.0]
+    assert metric.aggregate().item() == pytest.approx(1 / 3)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A region super-resolved and pasted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from monai.data import MetaTensor
+from torch import nn
+
+from common.inferers import RegionInferer, paste
+
+
+class Bicubic(nn.Module):
+    """Interpolates, so a region is what the picture is already, where it has its context."""
+
+    def forward(self, image):
+        return F.interpolate(image, scale_factor=4, mode="bicubic", align_corners=False)
+
+
+class Brighter(nn.Module):
+    def forward(self, image):
+        return Bicubic()(image) + 1
+
+
+def marked(image, region):
+    return MetaTensor(image, meta={"region": torch.tensor(region)})
+
+
+def interpolated(image):
+    return Bicubic()(image)
+
+
+def test_pasting_what_is_there_changes_nothing_at_all():
+    picture = torch.randn(3, 1, 20, 24)
+    for top, left, before, after in itertools.product((0, 3), (0, 9), (0, 1, 5), (0, 4)):
+        pasted = picture.clone()
+        paste(
+            pasted, picture[..., top : top + 12, left : left + 13].clone(), (top, left), ((before, after), (after, 2))
+        )
+        assert torch.equal(pasted, picture)
+
+
+def test_a_pasted_patch_is_blended_in_at_its_edges_only():
+    picture, patch = torch.zeros(1, 12, 12), torch.ones(1, 8, 10)
+    paste(picture, patch, (2, 1), ((3, 2), (0, 1)))
+    assert (picture[:, 5:8, 1:10] == 1).all()
+    torch.testing.assert_close(picture[0, 2:5, 4], torch.tensor([0.25, 0.5, 0.75]))
+    torch.testing.assert_close(picture[0, 8:10, 4], torch.tensor([2 / 3, 1 / 3]))
+    assert (picture[:, :2] == 0).all() and (picture[:, 10:] == 0).all() and picture[0, 6, 10] == 0.5
+
+
+@pytest.mark.parametrize("region", [((0, 8), (0, 8)), ((5, 13), (3, 11)), ((12, 20), (9, 17)), ((0, 20), (0, 17))])
+def test_an_untouched_region_returns_the_interpolated_picture(region):
+    image = torch.randn(1, 1, 20, 17)
+    inferer = RegionInferer(halo=4, feather=4)
+    # bicubic interpolation needs two pixels of context, and the feather ends two pixels inside of it
+    torch.testing.assert_close(inferer(marked(image, region), Bicubic()), interpolated(image), rtol=0, atol=1e-6)
+
+
+def test_all_of_the_region_is_the_network_s_and_nothing_far_from_it():
+    image = torch.randn(1, 1, 20, 20)
+    out = RegionInferer(halo=3, feather=6)(marked(image, ((6, 10), (8, 15))), Brighter())
+    gain = (out - interpolated(image))[0, 0]
+    torch.testing.assert_close(gain[24:40, 32:60], torch.ones(16, 28), rtol=0, atol=1e-5)
+    assert (gain[:18] == 0).all() and (gain[46:] == 0).all() and (gain[:, :26] == 0).all() and (gain[:, 66:] == 0).all()
+    assert 0 < gain[20, 40] < 1
+
+
+def test_the_region_alone_is_the_same_as_in_the_picture():
+    torch.manual_seed(0)
+    network = nn.Sequential(Bicubic(), nn.Conv2d(1, 1, 5, padding=2))
+    image = torch.randn(2, 1, 16, 18)
+    region = ((4, 10), (0, 6))
+    inputs = MetaTensor(image, meta={"region": torch.tensor([region, region])})
+    whole, alone = RegionInferer()(inputs, network), RegionInferer(whole=False)(inputs, network)
+    torch.testing.assert_close(alone, whole[:, :, 16:40, 0:24], rtol=0, atol=1e-5)
+
+
+def test_volumes_are_done_slice_by_slice():
+    torch.manual_seed(0)
+    volume = torch.randn(1, 1, 12, 14, 5)
+    region = ((2, 8), (4, 10), (1, 4))
+    out = RegionInferer(batch_size=2)(marked(volume, region), Brighter())
+    assert out.shape == (1, 1, 48, 56, 5)
+    for k in range(5):
+        alone = marked(volume[..., k], region[:2])
+        expected = RegionInferer()(alone, Brighter()) if 1 <= k < 4 else interpolated(volume[..., k])
+        torch.testing.assert_close(out[..., k], expected, rtol=0, atol=1e-6)
+    part = RegionInferer(whole=False)(marked(volume, region), Brighter())
+    assert part.shape == (1, 1, 24, 24, 3)
+
+
+def test_box_is_what_the_network_reads():
+    volume = marked(torch.zeros(1, 1, 30, 30, 5), ((2, 8), (14, 20), (1, 4)))
+    assert RegionInferer(halo=8).box(volume) == [slice(0, 16), slice(6, 28), slice(1, 4)]
+    assert RegionInferer().box(torch.zeros(1, 1, 9, 7)) == [slice(0, 9), slice(0, 7)]
+    with pytest.raises(ValueError, match="wider than the context"):
+        RegionInferer(halo=1, feather=5)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blinded opinion score: ``python -m tools.opinion_score page ...`` and ``python -m tools.opinion_score table ...``.
+
+Zhu, Yang and Lio 2019, sec. 2.4: a reader scores shuffled images of all methods, the truth among them, from 0
+(non-diagnostic) to 4 (great), and marks what is wrong: over-smooth (S), motion and other artefacts (A), unrealistic
+textures (U), too noisy or low SNR (N). Table 1 gives each method's mean and standard deviation and all counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+import fire
+import numpy as np
+from monai.data import PILReader
+from monai.transforms import LoadImage
+from PIL import Image
+
+from common.handlers.scores import markdown_table
+from common.savers import stem_of
+
+SCORES = ("non-diagnostic", "poor", "fair", "good", "great")
+MARKS = {"S": "over-smooth", "A": "artefacts", "U": "unrealistic textures", "N": "noisy"}
+IMAGES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".bmp")
+EDGE = 512  # of a shown image, in pixels
+NAME = "opinion_score"
+
+
+def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
+    """Write a page of shuffled images for a reader, and the key that tells which is which.
+
+    Give a folder of results for each method, such as ``--truth DIR --msgan DIR --wgan DIR``; files of one name (up to
+    the methods' postfixes, such as _sr_region) are the same case. Only cases that all methods have are shown. Of a
+    volume the middle slice is shown. The page needs no network and no server: open it in a browser, score with the
+    keys 0 to 4 and S, A, U, N, and download the answers. Keep the key away from the reader.
+
+    Args:
+        out: the page's file, such as scores.html; the key is written beside it as scores.key.json
+        seed: of the order
+        count: cases at most, drawn at random (the paper shows 100)
+        methods: a folder of images for each method
+    """
+    if len(methods) < 2:
+        raise ValueError("give a folder for at least two methods, such as --truth DIR --msgan DIR")
+    files = {name: _images(Path(str(folder))) for name, folder in methods.items()}
+    cases = sorted(set.intersection(*(set(found) for found in files.values())))
+    if not cases:
+        examples = ", ".join(f"{name}: {next(iter(found))}" for name, found in files.items())
+        raise ValueError(f"no case is in all folders ({examples})")
+    shuffled = random.Random(int(seed))
+    chosen = sorted(shuffled.sample(cases, min(int(count), len(cases))))
+    items = [(case, name) for case in chosen for name in files]
+    shuffled.shuffle(items)
+    pictures = []
+    for number, (case, name) in enumerate(items):
+        window = _window(files[next(iter(files))][case])  # one grey scale for all pictures of a case
+        pictures.append({"id": f"{number:04d}", "png": _png(files[name][case], window)})
+    target = Path(str(out)).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    template = resources.files("tools").joinpath("opinion_score.html").read_text(encoding="utf-8")
+    text = template.replace("/*PICTURES*/[]", json.dumps(pictures)).replace("/*NAME*/", json.dumps(target.stem))
+    target.write_text(text, encoding="utf-8")
+    key = target.with_suffix(".key.json")
+    lines = {f"{number:04d}": {"case": case, "method": name} for number, (case, name) in enumerate(items)}
+    key.write_text(json.dumps({"methods": list(files), "pictures": lines}, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(items)} pictures of {len(chosen)} cases and {len(files)} methods in {target}; the key in {key}")
+
+
+def table(answers: str, key: str, out: str | None = None) -> None:
+    """Turn a reader's answers into the paper's table 1: mean and deviation, counts of scores, counts of marks.
+
+    Args:
+        answers: the file that the page downloads, JSON
+        key: the file written beside the page
+        out: Markdown file to write the table to
+    """
+    given = _read(answers, "answers")
+    known = _read(key, "pictures")
+    methods: Mapping[str, list[Mapping]] = {name: [] for name in known["methods"]}
+    for number, answer in given["answers"].items():
+        if number not in known["pictures"]:
+            raise ValueError(f"{answers}: picture {number} is not in {key}")
+        score = answer.get("score")
+        if score not in range(len(SCORES)) or set(answer.get("marks", "")) - set(MARKS):
+            raise ValueError(f"{answers}: the answer for picture {number} is not a score of 0 to 4 with marks of SAUN")
+        methods[known["pictures"][number]["method"]].append(answer)
+    missing = len(known["pictures"]) - len(given["answers"])
+    rows = [[name, *_row(scored)] for name, scored in methods.items()]
+    header = ["method", "pictures", "MOS", *(score.capitalize() for score in SCORES), *MARKS]
+    text = markdown_table(header, rows)
+    notes = [f"{mark}: {meaning}" for mark, meaning in MARKS.items()]
+    text += "\n\n" + ", ".join(notes) + (f"; {missing} picture(s) not scored" if missing else "") + "\n"
+    print(text)
+    if out:
+        Path(str(out)).write_text(text, encoding="utf-8")
+
+
+def _row(answers: Sequence[Mapping]) -> list[str]:
+    scores = [answer["score"] for answer in answers]
+    if not scores:
+        return ["0", "-", *["0"] * (len(SCORES) + len(MARKS))]
+    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    counts = [scores.count(i) for i in range(len(SCORES))]
+    marks = [sum(mark in answer.get("marks", "") for answer in answers) for mark in MARKS]
+    return [str(len(scores)), f"{statistics.fmean(scores):.2f} ± {deviation:.3f}", *map(str, counts + marks)]
+
+
+def _read(path: str, part: str) -> dict:
+    try:
+        content = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a JSON file") from error
+    if not isinstance(content, dict) or not isinstance(content.get(part), dict):
+        raise ValueError(f"{path}: holds no {part}; give the page's answers and the key written beside the page")
+    return content
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Images of a folder by case; full pictures are left out where a folder has the regions alone, too."""
+    if not folder.expanduser().is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    paths = [p for p in sorted(folder.expanduser().rglob("*")) if p.name.lower().endswith(IMAGES)]
+    regions = [p for p in paths if stem_of(p).endswith("_sr_region")]
+    found = {stem_of(p).removesuffix("_sr_region").removesuffix("_sr"): p for p in regions or paths}
+    if not found:
+        raise ValueError(f"{folder}: no images")
+    return found
+
+
+def _slice(path: Path) -> np.ndarray:
+    """Grey picture ``(rows, columns)``, of a volume the middle slice with its second axis pointing up."""
+    volume = path.name.lower().endswith((".nii", ".nii.gz"))
+    reader = None if volume else PILReader(converter=lambda picture: picture.convert("F"))
+    try:
+        image = LoadImage(reader, image_only=True, dtype=np.float32)(str(path)).numpy()
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read") from error
+    if image.ndim == 3:
+        image = image[:, :, image.shape[2] // 2]
+    if image.ndim != 2:
+        raise ValueError(f"{path}: neither a picture nor a volume")
+    return image.T[::-1] if volume else image.T
+
+
+def _window(path: Path) -> tuple[float, float]:
+    low, high = np.percentile(_slice(path), [0.5, 99.5])
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _png(path: Path, window: tuple[float, float]) -> str:
+    """A picture for the page, as text; whole pixels stay visible, so no method is flattered by smoothing."""
+    low, high = window
+    grey = Image.fromarray((((_slice(path) - low) / (high - low)).clip(0, 1) * 255).round().astype(np.uint8))
+    factor = max(1, EDGE // max(grey.size))
+    shown = grey.resize((grey.width * factor, grey.height * factor), Image.Resampling.NEAREST)
+    stream = io.BytesIO()
+    shown.save(stream, "PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is told in one line, with exit status 1."""
+    try:
+        fire.Fire({"page": page, "table": table}, name=NAME)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {str(error).splitlines()[-1]}")
+
+
+if __name__ == "__main__":
+    main()
