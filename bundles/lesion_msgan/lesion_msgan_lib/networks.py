@@ -146,8 +146,8 @@ class MultiScaleGenerator(SRResNet):
 def fold(network: nn.Module) -> nn.Module:
     """Makes a trained ``SRResNet`` faster without changing what it computes, in place; it is no longer for training.
 
-    Batch normalisations go into their convolutions, PReLUs work in place. The last head, whose single filter leaves most of a CPU's vector
-    unit idle on the x4 grid, becomes four filters on the x2 grid in front of the pixel shuffle.
+    Batch normalisations go into their convolutions, PReLUs work in place. The last head, whose single filter leaves
+    most of a CPU's vector unit idle on the x4 grid, becomes four filters on the x2 grid in front of the pixel shuffle.
     """
     network.eval()
     for module in list(network.modules()):
