@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,12 +55,18 @@ def _formats() -> tuple[dict[str, Any], dict[str, Any]]:
     return metadata["inputs"]["image"], metadata["outputs"]["pred"]
 
 
-def _sample(edges: tuple[int, ...], batch: int = 2) -> torch.Tensor:
-    """A random image as the metadata describes it; fixed sizes are kept, "16*n" gives a multiple of 16."""
+def _sample(network: nn.Module, edges: tuple[int, ...], batch: int = 2) -> torch.Tensor:
+    """A random image as the metadata describes it; fixed sizes are kept, "16*n" gives a multiple of 16.
+
+    Larger than the strides of the network in all, since exporters take an axis of one element for a constant.
+    """
     image, _ = _formats()
+    strided = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d) and max(m.stride) > 1]
+    shrunk = math.prod(max(m.stride) for m in strided)
     sizes = []
     for entry, edge in zip(image["spatial_shape"], edges, strict=False):
         step = int(entry.split("*")[0]) if isinstance(entry, str) and entry.split("*")[0].isdigit() else 1
+        edge += shrunk if strided else 0
         sizes.append(entry if isinstance(entry, int) else -(-edge // step) * step)
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch, image["num_channels"], *sizes, generator=generator)
@@ -94,9 +101,10 @@ def check_shapes(name: str) -> list[str]:
     """The network takes and gives what the metadata says: channels, type, and the spatial size or its multiple."""
     with _quiet():
         verify_net_in_out("network_def", "configs/metadata.json", "configs/inference.json", p=4, n=1, any=16)
-    image, sample = _formats()[0], _sample(OTHER)
+    image, network = _formats()[0], _network()
+    sample = _sample(network, OTHER)
     with torch.inference_mode():
-        made = _network()(sample)
+        made = network(sample)
     factor = int(_formats()[1].get("scale_factor", 1))
     wanted = (2, _formats()[1]["num_channels"], *(factor * edge for edge in sample.shape[2:]))
     wrong = [] if tuple(made.shape) == wanted else [f"gives {tuple(made.shape)} where {wanted} is told"]
@@ -107,14 +115,16 @@ def check_shapes(name: str) -> list[str]:
 
 def check_torchscript(name: str) -> list[str]:
     """TorchScript of the network computes the same."""
-    network, sample = _network(), _sample(OTHER)
+    network = _network()
+    sample = _sample(network, OTHER)
     with _quiet(), torch.inference_mode():
         return _compare(convert_to_torchscript(network)(sample), network(sample), "TorchScript")
 
 
 def check_export(name: str) -> list[str]:
     """``torch.export`` with free batch and image sizes computes the same at other sizes."""
-    network, traced, other = _network(), _sample(EDGES), _sample(OTHER, batch=3)
+    network = _network()
+    traced, other = _sample(network, EDGES), _sample(network, OTHER, batch=3)
     shapes = {axis: torch.export.Dim.DYNAMIC for axis in _dynamic_axes(traced)}
     with _quiet(), torch.no_grad():
         program = torch.export.export(network, (traced,), dynamic_shapes=(shapes,))
@@ -129,7 +139,8 @@ def check_onnx(name: str) -> list[str]:
     """
     if not has_onnxruntime:
         raise ModuleNotFoundError("onnxruntime")
-    network, traced, other = _network(), _sample(EDGES), _sample(OTHER, batch=3)
+    network = _network()
+    traced, other = _sample(network, EDGES), _sample(network, OTHER, batch=3)
     names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": _dynamic_axes(traced)}}
     with _quiet(), torch.no_grad():
         model = convert_to_onnx(network, [traced], **names)

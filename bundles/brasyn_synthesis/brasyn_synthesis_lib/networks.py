@@ -117,7 +117,9 @@ class EnlargedConv(nn.Conv2d):
         for row in rows:
             first, middle, last = row.unbind(dim=3)
             kernels += [torch.stack([first, middle + last], dim=3), torch.stack([first + middle, last], dim=3)]
-        bias = None if self.bias is None else self.bias.repeat(4)
+        bias = self.bias
+        if bias is not None:
+            bias = bias.repeat(4)
         weight = torch.cat(kernels)
         made = F.conv2d(image, weight, bias, padding=1)  # one row and column more than the image
         made = made.unflatten(1, (2, 2, self.out_channels))
@@ -125,7 +127,7 @@ class EnlargedConv(nn.Conv2d):
         columns = [
             torch.stack([made[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], dim=-1) for a in (0, 1)
         ]
-        return torch.stack(columns, dim=3).reshape(len(image), self.out_channels, 2 * height, 2 * width)
+        return torch.stack(columns, dim=3).reshape(image.shape[0], self.out_channels, 2 * height, 2 * width)
 
 
 def _block(convolution: nn.Conv2d) -> nn.Sequential:
