@@ -116,6 +116,17 @@ class Discriminator(nn.Module):
         return self.unit(features.mean(dim=(2, 3)))
 
 
+class _FoldedBlock(nn.Module):
+    """A ``ResBlock`` for inference, whose shortcut is added in one pass over memory."""
+
+    def __init__(self, layers: nn.Sequential, shortcut: float) -> None:
+        super().__init__()
+        self.layers, self.shortcut = layers, shortcut
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layers(image).add_(image, alpha=self.shortcut)
+
+
 def folded(network: DRNN) -> nn.Module:
     """The network for inference, each batch normalisation folded into its convolution: the same function, faster.
 
@@ -137,10 +148,7 @@ def folded(network: DRNN) -> nn.Module:
         result.head = fold(network.head)
         blocks = []
         for block in network.body:
-            quick = ResBlock.__new__(ResBlock)
-            nn.Module.__init__(quick)
-            quick.layers, quick.shortcut = fold(block.layers), block.shortcut
-            blocks.append(quick)
+            blocks.append(_FoldedBlock(fold(block.layers), block.shortcut.item()))
         result.body, result.tail = nn.Sequential(*blocks), network.tail
     finally:
         for module, mode in modes:
