@@ -40,4 +40,5 @@ def start() -> None:
 def stop() -> None:
     """Leaves the group; an item of ``finalize``."""
     if dist.is_initialized():
+        dist.barrier()  # a process that leaves while another still talks to it makes that one abort
         dist.destroy_process_group()
