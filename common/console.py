@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -10,13 +11,30 @@ from torch import nn
 
 from common.runs import is_main_process
 
-__all__ = ["convolution_rate", "device_text", "duration", "finish_line", "multiplications", "say", "start_lines"]
+__all__ = [
+    "convolution_rate",
+    "device_text",
+    "duration",
+    "evaluation_line",
+    "finish_line",
+    "multiplications",
+    "say",
+    "start_lines",
+]
 
 
 def say(text: str) -> None:
-    """Prints a line at once, in the first process only."""
+    """Prints a line at once, in the first process only, whatever characters the terminal knows."""
     if is_main_process():
-        print(text, flush=True)
+        print(_known(text, getattr(sys.stdout, "encoding", None) or "utf-8"), flush=True)
+
+
+def _known(text: str, encoding: str) -> str:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:  # a machine without a UTF-8 locale: no reason to lose a run at its last line
+        return text.replace("\N{PLUS-MINUS SIGN}", "+-").encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def duration(seconds: float) -> str:
@@ -70,6 +88,11 @@ def start_lines(
         ("run", str(folder)),
     ):
         say(f"{name + ':':<10}{text}")
+
+
+def evaluation_line(weights: str, data: str, expected: float, device: torch.device | str) -> None:
+    """Says before an evaluation what is judged on what, and how many seconds it will take about."""
+    say(f"evaluating {weights} on {data}; about {duration(expected)} on {device_text(device)}")
 
 
 def finish_line(summary: str, best: object, scores: object, tensorboard: str | None, folder: object) -> None:

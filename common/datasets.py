@@ -19,7 +19,15 @@ from common.sample_data import sample_brains
 from common.savers import stem_of
 from common.settings import names, optional, value
 
-__all__ = ["TakePartd", "evaluation_entries", "guide_paths", "inference_entries", "scan_entries", "split_entries"]
+__all__ = [
+    "TakePartd",
+    "check_entries",
+    "evaluation_entries",
+    "guide_paths",
+    "inference_entries",
+    "scan_entries",
+    "split_entries",
+]
 
 LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
 LABELS = re.compile(r"(^|[-_.])(seg|mask|label|labels|dseg|pred)$", re.IGNORECASE)  # label maps are no images
@@ -182,6 +190,28 @@ def split_entries(
         "train": [entry for entry in entries if entry["subject"] in kept],
         "validate": [entry for entry in entries if entry["subject"] in held_out][:most],
     }
+
+
+def check_entries(train: Sequence[Any], validate: Sequence[Any], keys: Sequence[str] = ("image",)) -> None:
+    """Makes sure that there is something to train and to validate on, whoever made the entries.
+
+    MONAI Label makes its own, ``{"image": path, "label": path}`` of the images with a label tagged "final".
+
+    Args:
+        train: entries to train on.
+        validate: entries to validate on.
+        keys: what each entry must name.
+
+    Raises:
+        InputError: one of them is empty, or an entry lacks a key.
+    """
+    for entries, what in ((train, "train"), (validate, "validate")):
+        if not entries:
+            raise InputError(f"no image to {what} on; in MONAI Label: give images a final label, and a val_split")
+    for entry in (*train, *validate):
+        lacking = [key for key in keys if key not in entry]
+        if lacking:
+            raise InputError(f"training also needs {', '.join(lacking)} of the same case", entry.get("image"))
 
 
 class TakePartd(MapTransform):

@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from monai.data import DistributedSampler
 
 from common.inputs import InputError
 
-__all__ = ["device", "device_ids", "start", "stop"]
+__all__ = ["device", "device_ids", "from_all", "from_first", "held_out_sampler", "numbers", "start", "stop"]
+
+T = TypeVar("T")
+
+WAIT = timedelta(days=1)  # the others wait while one restores or scores a large case; torchrun ends them if it dies
+_store: dist.Store | None = None  # where processes meet and count together, as long as they live
+_groups, _counts = itertools.count(), itertools.count()  # of groups joined and of calls of ``numbers``, alike in all
 
 
 def device() -> torch.device:
@@ -23,18 +34,28 @@ def device_ids(device: torch.device | str) -> list[torch.device] | None:
     return [torch.device(device)] if torch.device(device).type == "cuda" else None
 
 
-def start() -> None:
+def start(backend: str | None = None) -> None:
     """Joins the group of processes; stands in ``run`` before anything else is made.
+
+    Args:
+        backend: None for NCCL on GPUs and gloo on CPUs.
 
     Raises:
         InputError: not started by ``torchrun``.
     """
+    global _store
     if "LOCAL_RANK" not in os.environ:
         raise InputError("a configuration for several processes needs torchrun, see the bundle's card")
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(device())
-        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo")
+        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        if _store is None:
+            _store, _, _ = next(dist.rendezvous("env://", timeout=WAIT))
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        # a prefix of its own: what an earlier group of this process has left in the store would mislead a new one
+        store = dist.PrefixStore(f"group-{next(_groups)}", _store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
 
 
 def stop() -> None:
@@ -42,3 +63,53 @@ def stop() -> None:
     if dist.is_initialized():
         dist.barrier()  # a process that leaves while another still talks to it makes that one abort
         dist.destroy_process_group()
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, handed to all of them; an only process makes it for itself.
+
+    Raises:
+        InputError: the one that ``make`` raised, in every process.
+    """
+    if not dist.is_initialized():
+        return make()
+    made: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            made[0] = make()
+        except InputError as error:
+            made[0] = error
+    dist.broadcast_object_list(made, src=0)
+    if isinstance(made[0], InputError):
+        raise made[0]
+    return made[0]
+
+
+def from_all(mine: T) -> list[T]:
+    """What every process gives, by rank, in every process."""
+    if not dist.is_initialized():
+        return [mine]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered
+
+
+def numbers() -> Iterator[int]:
+    """0, 1, 2, ... without end, each number in one process only: whoever asks next. All processes call it alike."""
+    if not dist.is_initialized():
+        return itertools.count()
+    store, key = _store, f"numbers-{next(_counts)}"
+    return (store.add(key, 1) - 1 for _ in itertools.count())
+
+
+def held_out_sampler(held_out: Sequence) -> DistributedSampler:
+    """Shares held-out items among processes, each item once.
+
+    Raises:
+        InputError: fewer items than processes.
+    """
+    processes = dist.get_world_size()
+    if len(held_out) < processes:
+        count = f"{processes} processes need as many held-out items, there are {len(held_out)}"
+        raise InputError(f"{count}; give more data or a larger val_fraction, or start fewer processes")
+    return DistributedSampler(held_out, even_divisible=False, shuffle=False)

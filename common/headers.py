@@ -52,7 +52,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def check_headers(paths: Iterable[str], ndim: int = 3, color: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
+def check_headers(
+    paths: Iterable[str], ndim: int = 3, color: bool = False, volumes: bool = False
+) -> tuple[list[str], list[tuple[str, str]]]:
     """Sort out, before the first case is processed, the files that cannot work; only headers are read.
 
     A compressed NIfTI file's last bytes hold its length, which tells of truncation at no cost.
@@ -61,6 +63,7 @@ def check_headers(paths: Iterable[str], ndim: int = 3, color: bool = False) -> t
         paths: image files and DICOM series folders.
         ndim: number of spatial axes meant, 2 or 3; one more axis of length 1 is accepted.
         color: accept RGB and RGBA pixels too, for loaders that turn them grey (ultrasound screenshots).
+        volumes: accept any length of that one more axis, for files that hold several volumes.
 
     Returns:
         The paths that can work, in their order, and `(path, reason)` for each of the others.
@@ -68,7 +71,7 @@ def check_headers(paths: Iterable[str], ndim: int = 3, color: bool = False) -> t
     good, failures = [], []
     for path in map(os.fspath, paths):
         try:
-            _check_header(path, ndim, color)
+            _check_header(path, ndim, color, volumes)
             good.append(path)
         except InputError as error:
             failures.append((path, error.reason))
@@ -101,7 +104,7 @@ def dicom_series(folder: str | os.PathLike) -> list[str]:
     return stacks[0]
 
 
-def _check_header(path: str, ndim: int, color: bool) -> None:
+def _check_header(path: str, ndim: int, color: bool, volumes: bool) -> None:
     if os.path.isdir(path):
         _check_dicom_folder(path, ndim, color)
         return
@@ -110,12 +113,12 @@ def _check_header(path: str, ndim: int, color: bool) -> None:
     if os.path.getsize(path) == 0:
         raise InputError("the file is empty", path)
     if path.lower().endswith(NIFTI_SUFFIXES):
-        _check_nifti(path, ndim)
+        _check_nifti(path, ndim, volumes)
     else:
-        _check_itk(path, ndim, color)
+        _check_itk(path, ndim, color, volumes)
 
 
-def _check_nifti(path: str, ndim: int) -> None:
+def _check_nifti(path: str, ndim: int, volumes: bool) -> None:
     if path.lower().endswith(".gz"):
         with open(path, "rb") as stream:
             if stream.read(2) != b"\x1f\x8b":
@@ -134,7 +137,7 @@ def _check_nifti(path: str, ndim: int) -> None:
     if known.dtype[code].kind not in "iuf":
         raise InputError(f"{known.label[code]} voxels; one number per voxel is needed", path)
     shape = header.get_data_shape()
-    _check_shape(path, shape, ndim)
+    _check_shape(path, shape, ndim, volumes)
     _check_spacing(path, header["pixdim"][1 : 1 + ndim])
     _check_affine(path, header.get_best_affine()[:3, [*range(ndim), 3]])
     _check_length(path, int(header["vox_offset"]) + math.prod(shape) * known.dtype[code].itemsize)
@@ -160,11 +163,11 @@ def _check_length(path: str, needed: int) -> None:
         raise InputError(f"the file is truncated: {size} of {needed} bytes", path)
 
 
-def _check_itk(path: str, ndim: int, color: bool) -> None:
+def _check_itk(path: str, ndim: int, color: bool, volumes: bool = False) -> None:
     io = _read_information(path)
     axes = range(io.GetNumberOfDimensions())
     _check_pixels(path, io, color)
-    _check_shape(path, [io.GetDimensions(i) for i in axes], ndim)
+    _check_shape(path, [io.GetDimensions(i) for i in axes], ndim, volumes)
     spacing = np.array([io.GetSpacing(i) for i in axes])
     _check_spacing(path, spacing[:ndim])
     columns = [np.array(io.GetDirection(i)) * spacing[i] for i in axes]
@@ -221,14 +224,14 @@ def _check_pixels(path: str, io, color: bool) -> None:
         raise InputError(f"{shown} voxels; one number per voxel is needed", path)
 
 
-def _check_shape(path: str, shape: Sequence[int], ndim: int) -> None:
+def _check_shape(path: str, shape: Sequence[int], ndim: int, volumes: bool = False) -> None:
     shape = [int(n) for n in shape]
     if min(shape, default=0) < 1:
         raise InputError(f"no voxels (shape {shape})", path)
-    meant = shape[:-1] if len(shape) == ndim + 1 and shape[-1] == 1 else shape
+    meant = shape[:-1] if len(shape) == ndim + 1 and (volumes or shape[-1] == 1) else shape
     if len(meant) != ndim:
         size = " x ".join(map(str, shape))
-        raise InputError(f"{len(shape)}D image ({size}) where a {ndim}D one is meant", path)
+        raise InputError(f"{len(shape)}D image ({size}) where a {ndim + volumes}D one is meant", path)
 
 
 def _check_spacing(path: str, spacing: np.ndarray) -> None:

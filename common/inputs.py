@@ -1,15 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's images on their way in: found, checked, loaded case by case, and named in one line where they cannot work.
-
-In a bundle's `inference.json`:
-
-    "files": "$common.inputs.find_scans(@dataset_dir, @pattern, 'one NIfTI file or DICOM folder per case')",
-    "checked": "$common.inputs.check_headers(@files)",
-    "dataset": {"_target_": "common.inputs.Cases", "data": "$[{'image': f} for f in @checked[0]]",
-                "transform": "@preprocessing", "failures": "$@checked[1]"},
-    "dataloader": {"_target_": "common.inputs.CaseLoader", "dataset": "@dataset"},
-    "run": ["$common.inputs.plain_errors()", "$@evaluator.run()", "$@dataset.finish()"]
-"""
+"""The user's images on their way in: found, checked, loaded case by case, named in one line where they cannot work."""
 
 from __future__ import annotations
 
@@ -189,6 +179,7 @@ class Cases(IterableDataset):
         for path, reason in failures:
             self.add(path, reason)
         self._refused = len(self.failures)
+        self.order: Iterable[int] = range(len(self.data))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -196,9 +187,10 @@ class Cases(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:
             raise RuntimeError("Cases needs num_workers=0: failures in a worker process would be lost")
-        for index, item in enumerate(self.data):
+        for index in self.order:
             if index in self._failed:  # in an earlier pass
                 continue
+            item = self.data[index]
             try:
                 case = self.transform(dict(item))
             except Exception as error:
@@ -225,8 +217,14 @@ class Cases(IterableDataset):
         Raises:
             SystemExit: with status 1, if a case failed and `raise_error`.
         """
-        failures = self.failures + [(_case_name(self.data[i]), "was not processed") for i in sorted(self._left)]
-        total = len(self.data) + self._refused
+        self._sum_up(self.all_failures(), len(self.data) + self._refused, raise_error)
+
+    def all_failures(self) -> list[tuple[str, str]]:
+        """`failures`, and cases that were lost on the way."""
+        return self.failures + [(_case_name(self.data[i]), "was not processed") for i in sorted(self._left)]
+
+    @staticmethod
+    def _sum_up(failures: Sequence[tuple[str, str]], total: int, raise_error: bool) -> None:
         if not failures:
             logger.info("%d of %d cases done", total, total)
             return

@@ -7,16 +7,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from common.weights import file_hash
 
-__all__ = ["SUFFIX", "command_line_overrides", "describe", "write"]
+__all__ = ["SUFFIX", "command_line_overrides", "describe", "is_finished", "publish", "write"]
 
 SUFFIX = ".provenance.json"  # behind the result's whole file name
+ELSEWHERE = {"config_file", "device", "memory_gb", "output_dir"}  # overrides that say where a result is made, not which
 
 
 def command_line_overrides(arguments: list[str] | None = None) -> dict[str, str]:
@@ -38,27 +39,37 @@ def _without_folders(text: str) -> str:
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
-def describe(bundle_root: str, weights: str | None, **more: Any) -> dict[str, Any]:
+def describe(
+    bundle_root: str,
+    weights: str | None,
+    settings: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Facts common to all results of a run.
 
     Args:
         bundle_root: the bundle's folder, with ``configs/metadata.json``.
         weights: weights file, or None.
-        more: further plain values.
+        settings: keys that decide what the results are, wherever their values were set; of paths the last part is told.
+        files: further files that do, by name, or None where there is none; told as ``<name>_sha256``.
     """
     metadata = json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return {
         "bundle": metadata["name"],
         "version": metadata["version"],
-        "weights_sha256": file_hash(weights) if weights and os.path.isfile(weights) else None,
+        **{f"{name}_sha256": _hash(file) for name, file in {"weights": weights, **(files or {})}.items()},
+        "settings": {key: _without_folders(v) if isinstance(v, str) else v for key, v in (settings or {}).items()},
         "overrides": command_line_overrides(),
         "not_for": "diagnosis",
-        **more,
     }
 
 
+def _hash(file: Any) -> str | None:
+    return file_hash(file) if isinstance(file, (str, os.PathLike)) and os.path.isfile(file) else None
+
+
 def write(result: str | os.PathLike, facts: Mapping[str, Any], source: str) -> Path:
-    """Writes ``<result>.provenance.json``.
+    """Writes ``<result>.provenance.json``, whole or not at all.
 
     Args:
         result: the result's file.
@@ -66,5 +77,51 @@ def write(result: str | os.PathLike, facts: Mapping[str, Any], source: str) -> P
         source: the input; only its name is kept.
     """
     path = Path(str(result) + SUFFIX)
-    path.write_text(json.dumps({**facts, "input": Path(source).name}, indent=4, default=str) + "\n")
+    partial = path.with_name("." + path.name)
+    text = json.dumps({**facts, "input": Path(source).name}, indent=4, default=str) + "\n"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
     return path
+
+
+def publish(partial: Path, result: Path, facts: Mapping[str, Any], source: str) -> None:
+    """Gives a complete file its name, with its sidecar there before it: no result is ever without, or beside another's.
+
+    Args:
+        partial: the file under another name in the same folder.
+        result: its own name; what is there is replaced.
+        facts, source: see ``write``.
+    """
+    result.unlink(missing_ok=True)
+    write(result, facts, source)
+    os.replace(partial, result)
+
+
+def is_finished(result: Path, facts: Mapping[str, Any], source: str, inputs: Sequence[str | os.PathLike]) -> bool:
+    """Whether a result is there with its sidecar, of the same bundle, version, weights and settings, since the input.
+
+    Args:
+        result: a result's file.
+        facts: what the sidecar would tell now; it may tell more.
+        source: the input's name.
+        inputs: the files it consists of; of a folder, all in it.
+    """
+    try:
+        told = json.loads(Path(str(result) + SUFFIX).read_text(encoding="utf-8"))
+        if max(map(_changed, inputs)) > result.stat().st_mtime:
+            return False
+        told, wanted = _comparable(told), _comparable(json.loads(json.dumps(facts, default=str)))
+    except (OSError, ValueError, AttributeError):  # not there, or no sidecar of ours
+        return False
+    return told.get("input") == Path(source).name and all(told.get(key) == fact for key, fact in wanted.items())
+
+
+def _changed(path: str | os.PathLike) -> float:
+    """When a file, or a folder or any file in it, was last written to."""
+    inside = Path(path).iterdir() if Path(path).is_dir() else ()
+    return max(Path(p).stat().st_mtime for p in (path, *inside))
+
+
+def _comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
+    overrides = {key: text for key, text in facts.get("overrides", {}).items() if key not in ELSEWHERE}
+    return {**facts, "overrides": overrides}

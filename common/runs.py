@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from monai.handlers import MLFlowHandler
 
+from common.distributed import from_first
 from common.inputs import InputError
 from common.settings import boolean, optional
 
-__all__ = ["is_main_process", "run_folder", "save_config", "set_seed"]
+__all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "set_seed"]
 
 
 def is_main_process() -> bool:
@@ -34,17 +37,8 @@ def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path
     Raises:
         InputError: a run to resume has no ``last.pt``, or a new run's name is taken.
     """
-    folder: list[Path | InputError | None] = [None]
-    if is_main_process():
-        try:
-            folder[0] = _choose(Path(output_dir).expanduser(), optional(run_name), boolean(resume), prefix)
-        except InputError as error:
-            folder[0] = error
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast_object_list(folder, src=0)
-    if isinstance(folder[0], InputError):
-        raise folder[0]
-    return folder[0]
+    root, name = Path(output_dir).expanduser(), optional(run_name)
+    return from_first(lambda: _choose(root, name, boolean(resume), prefix))
 
 
 def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
@@ -70,7 +64,15 @@ def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
 def save_config(folder: Path, keys: dict[str, Any]) -> None:
     """Writes the keys a run was started with as ``config.json`` into its folder."""
     if is_main_process():
-        (Path(folder) / "config.json").write_text(json.dumps(keys, indent=4, default=str) + "\n")
+        text = json.dumps(keys, indent=4, default=str) + "\n"
+        (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+
+
+def end_tracking(handlers: Sequence[Any]) -> None:
+    """Ends an evaluation's MLflow run, where one is kept: MONAI ends it with a training alone."""
+    for handler in handlers:
+        if isinstance(handler, MLFlowHandler):
+            handler.close()
 
 
 def set_seed(seed: Any) -> None:

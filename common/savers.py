@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from monai.transforms import SaveImaged
 from common import provenance
 from common.inputs import InputError
 
-__all__ = ["SaveRestoredd", "result_path", "stem_of"]
+__all__ = ["ExpectedResults", "SaveRestoredd", "result_path", "stem_of"]
 
 
 def stem_of(path: str | os.PathLike) -> str:
@@ -49,6 +50,27 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
     if target.resolve() == Path(source).resolve():
         raise InputError("the result would overwrite it; choose another --output_dir", source)
     return target
+
+
+@dataclass
+class ExpectedResults:
+    """Results of a case before it is loaded.
+
+    Args:
+        source: the case's input as its sidecar will name it.
+        inputs: the files that it consists of.
+        files: the results.
+        facts: what their sidecars will tell at least.
+    """
+
+    source: str
+    inputs: list[str]
+    files: list[Path]
+    facts: Mapping[str, Any]
+
+    def finished(self) -> bool:
+        """Whether all of them are there, complete, of the same weights and settings, and newer than the input."""
+        return all(provenance.is_finished(file, self.facts, self.source, self.inputs) for file in self.files)
 
 
 class SaveRestoredd(SaveImaged):
@@ -98,11 +120,10 @@ class SaveRestoredd(SaveImaged):
             target = result_path(source, self.output_dir, postfix, self.root, name)
             self._check_free(target, source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            array = image.as_tensor().detach().cpu().float().numpy()[0]
             partial = target.with_name("." + target.name)  # a killed run leaves no half file under the result's name
-            nib.save(self._image(array, image, source), partial)
-            provenance.write(target, self.facts_of(image), source)
-            os.replace(partial, target)
+            self.write(partial, image, source)
+            self.write_beside(target, image, source, out)  # before the result, which tells that all is done
+            provenance.publish(partial, target, self.facts_of(image), source)
             self._sources[target] = source
             print(f"saved {target}", flush=True)
         return out
@@ -114,6 +135,25 @@ class SaveRestoredd(SaveImaged):
     def facts_of(self, image: Any) -> Mapping[str, Any]:
         """What the sidecar tells, for bundles whose facts depend on the image."""
         return self.facts
+
+    def write(self, path: Path, image: Any, source: str) -> None:
+        """Writes a result to a file, for bundles with files of other kinds."""
+        nib.save(self._image(image.as_tensor().detach().cpu().float().numpy()[0], image, source), path)
+
+    def write_beside(self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any]) -> None:
+        """Writes what else belongs to a result, for bundles with more files; else nothing."""
+        return
+
+    def expect(self, entry: Mapping[Hashable, Any]) -> ExpectedResults:
+        """What ``__call__`` will write for a case that is not loaded yet.
+
+        Args:
+            entry: as the configuration's ``cases`` lists it.
+        """
+        source = str(entry["image"])
+        names = [(postfix, self.name_of(None, source, postfix)) for postfix in self.postfixes]
+        files = [result_path(source, self.output_dir, postfix, self.root, name) for postfix, name in names]
+        return ExpectedResults(source, [source, *entry.get("guide", ())], files, self.facts)
 
     def _check_free(self, target: Path, source: str) -> None:
         before = self._sources.get(target, source)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
 import torch
 
 from common.inputs import InputError
 
-__all__ = ["boolean", "choose_budget", "device_of", "names", "optional", "triple", "value"]
+__all__ = ["boolean", "choose_budget", "device_of", "names", "number", "optional", "triple", "value"]
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
 
@@ -57,6 +58,13 @@ def names(given: Any) -> list[str]:
     if plain is None:
         return []
     return [str(name) for name in plain] if isinstance(plain, list | tuple) else [str(plain)]
+
+
+def number(given: Any) -> float | None:
+    """A finite number, or None for anything else; true and false are no numbers."""
+    plain = value(given)
+    known = isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain)
+    return float(plain) if known else None
 
 
 def triple(given: Any, name: str) -> tuple[float, float, float] | None:

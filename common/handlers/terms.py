@@ -49,7 +49,7 @@ class TermsTable:
 
     def __call__(self, engine: Engine) -> None:
         state = engine.state
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             terms = self.terms(state.output).items()
             csv.writer(file).writerows([state.iteration, state.epoch, name, f"{term:.6g}"] for name, term in terms)
 

@@ -16,23 +16,29 @@ class FrequencyLoss(nn.Module):
 
     Departs from the paper: equation 8 divides both sums by all entries, which would give the low frequencies (2 % of a
     256 x 256 spectrum) next to no weight; here each is the mean over its own entries and they weigh ``low`` and
-    ``high``, with the transform not normalised, as in the authors' code of fRegGAN. Phases are not compared, so the
-    loss is meant beside others.
+    ``high``, with the transform not normalised, as in the authors' code of fRegGAN (``my_model_utils.fft2d_loss``).
+    That code multiplies the sum by a lambda of 0.1 (``freq_lamda`` of its paper's runs), here ``factor``, so that this
+    loss stands in the paper's sums of losses with the weight 1 that they give it; without it, its gradient is about ten
+    times that of the other terms together. Phases are not compared, so the loss is meant beside others.
 
     Args:
         radius: of the low frequencies, in entries of the centred spectrum.
         low, high: weights of the two parts.
+        factor: of the whole, the authors' lambda.
         norm: of ``torch.fft.fft2``: ``backward`` (none), ``ortho`` or ``forward``.
 
     Raises:
         ValueError: a radius that is not positive, or another norm.
     """
 
-    def __init__(self, radius: float = 21, low: float = 0.5, high: float = 0.5, norm: str = "backward") -> None:
+    def __init__(
+        self, radius: float = 21, low: float = 0.5, high: float = 0.5, norm: str = "backward", factor: float = 0.1
+    ) -> None:
         super().__init__()
         if radius <= 0 or norm not in NORMS:
             raise ValueError(f"need a radius above 0 and a norm of {NORMS}, got {radius} and {norm!r}")
         self.radius, self.low, self.high, self.norm = float(radius), float(low), float(high), norm
+        self.factor = float(factor)
 
     def forward(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         """Loss of 0 or more of ``(B, C, H, W)`` and a truth of the same shape; float32 whatever autocast is on.
@@ -50,4 +56,6 @@ class FrequencyLoss(nn.Module):
         rows, columns = (torch.fft.fftfreq(n, 1 / n, device=image.device) for n in image.shape[2:])
         inside = rows[:, None] ** 2 + columns**2 <= self.radius**2
         loss = self.low * difference[..., inside].mean()
-        return loss if inside.all() else loss + self.high * difference[..., ~inside].mean()
+        if not inside.all():
+            loss = loss + self.high * difference[..., ~inside].mean()
+        return self.factor * loss

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lines at the terminal say what a person wants to know."""
 
+import io
 import time
 from types import SimpleNamespace
 
@@ -50,6 +51,13 @@ def test_the_first_process_speaks_and_the_others_do_not(capsys, monkeypatch):
     assert capsys.readouterr().out == "hello\n"
 
 
+def test_a_terminal_without_the_characters_gets_the_line_all_the_same(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    console.say("Zo\xeb: 31.2 \xb1 0.8 dB")
+    assert raw.getvalue() == b"Zo?: 31.2 +- 0.8 dB\n"
+
+
 def test_a_run_starts_with_one_line_per_fact(capsys):
     budget = {"name": "short", "epochs": 6, "patches": None}
     console.start_lines("training", budget, "cpu", "3 volumes", "random initialisation", 400, "runs/short-1")
@@ -68,6 +76,13 @@ def test_a_run_starts_with_one_line_per_fact(capsys):
 def test_a_gpu_is_called_by_its_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Big GPU")
     assert console.device_text("cuda:1") == "cuda:1 (Big GPU)"
+
+
+def test_an_evaluation_starts_with_one_line(capsys):
+    console.evaluation_line("models/model.pt", "2 held-out volume(s)", 100, "cpu")
+    threads = torch.get_num_threads()
+    expected = f"evaluating models/model.pt on 2 held-out volume(s); about 2 min on cpu ({threads} threads)\n"
+    assert capsys.readouterr().out == expected
 
 
 @pytest.mark.parametrize(("epoch", "kept"), [(0, "the starting weights"), (4, "epoch 4")])

@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from common import datasets
 from common.datasets import (
     TakePartd,
+    check_entries,
     evaluation_entries,
     guide_paths,
     inference_entries,
@@ -245,3 +246,14 @@ def test_whole_volumes_pass_unchanged():
     for data in ({"image": image}, {"image": image, "part": "whole"}):
         assert TakePartd("image")(data)["image"] is image
     assert refused(TakePartd("image"), {"image": image, "part": "half"}).startswith("part must be one of")
+
+
+def test_entries_made_by_others_are_checked():
+    entry = {"image": "a.nii.gz", "label": "a-label.nii.gz"}
+    check_entries([entry], [entry])
+    with pytest.raises(InputError, match="no image to train on"):
+        check_entries([], [entry])
+    with pytest.raises(InputError, match="no image to validate on"):
+        check_entries([entry], [])
+    with pytest.raises(InputError, match=r"a\.nii\.gz: training also needs t2w of the same case"):
+        check_entries([entry], [entry], ("image", "t2w"))

@@ -105,7 +105,7 @@ def test_empty_file(tmp_path, name):
     [("a.nii.gz", "not a gzip file"), ("a.nii", "not a NIfTI image"), ("a.mha", "not an image"), ("a.txt", "not an")],
 )
 def test_text_is_no_image(tmp_path, name, expected):
-    (tmp_path / name).write_text("no image at all\n" * 50)
+    (tmp_path / name).write_text("no image at all\n" * 50, encoding="utf-8")
     assert expected in reason_for(tmp_path / name)
 
 
@@ -147,6 +147,10 @@ def test_truncated_without_compression(tmp_path):
 def test_other_dimensions_than_meant(tmp_path, shape):
     path = write_nifti(tmp_path / "a.nii.gz", voxels(shape))
     assert f"{len(shape)}D image ({' x '.join(map(str, shape))}) where a 3D one is meant" == reason_for(path)
+    if len(shape) == 4:
+        assert check_headers([path], volumes=True) == ([path], [])
+    else:
+        assert "where a 4D one is meant" in reason_for(path, volumes=True)
 
 
 def test_one_trailing_axis_of_length_one_is_fine(tmp_path):
@@ -290,7 +294,7 @@ def test_one_dicom_slice_is_a_frame(series, tmp_path):
 
 
 def test_folder_without_a_series(tmp_path):
-    (tmp_path / "a.dcm").write_text("no DICOM")
+    (tmp_path / "a.dcm").write_text("no DICOM", encoding="utf-8")
     assert "no DICOM series" in reason_for(tmp_path)
 
 

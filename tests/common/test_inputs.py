@@ -153,7 +153,7 @@ def files(tmp_path):
     paths = [write(tmp_path / name) for name in names]
     write(paths[1], np.full((7, 9, 5), np.nan, np.float32))
     Path(paths[2]).write_bytes(Path(paths[2]).read_bytes()[:-40])
-    Path(paths[3]).write_text("no image")
+    Path(paths[3]).write_text("no image", encoding="utf-8")
     return paths, {paths[1]: "315 voxels are NaN", paths[2]: "cannot be read (Compressed", paths[3]: "not a gzip"}
 
 

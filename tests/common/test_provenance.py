@@ -2,11 +2,12 @@
 """A result says where it comes from, and nothing about the machine it was made on."""
 
 import json
+import os
 import sys
 
 import pytest
 
-from common.provenance import SUFFIX, command_line_overrides, describe, write
+from common.provenance import SUFFIX, command_line_overrides, describe, is_finished, write
 from common.weights import file_hash
 
 
@@ -49,10 +50,13 @@ def test_folders_are_cut_to_their_last_part(text, kept):
 
 def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a bundle", "version": "1.2.3"}')
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a bundle", "version": "1.2.3"}', encoding="utf-8")
     (tmp_path / "model.pt").write_bytes(b"weights")
     monkeypatch.setattr(sys, "argv", ["monai", "--dataset_dir", "/home/jane/scans", "--scale", "2"])
-    facts = describe(str(tmp_path), str(tmp_path / "model.pt"), device="cpu")
+    (tmp_path / "mask.pt").write_bytes(b"other weights")
+    settings = {"scale": [2, 2, 2], "mask": "/home/jane/masks/m.nii"}
+    files = {"detector": str(tmp_path / "mask.pt"), "reference": None}
+    facts = describe(str(tmp_path), str(tmp_path / "model.pt"), settings, files)
     path = write(tmp_path / "a_sr.nii.gz", facts, "/home/jane/scans/a.nii.gz")
     assert path.name == "a_sr.nii.gz" + SUFFIX
     text = path.read_text(encoding="utf-8")
@@ -60,9 +64,11 @@ def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
         "bundle": "a bundle",
         "version": "1.2.3",
         "weights_sha256": file_hash(tmp_path / "model.pt"),
+        "detector_sha256": file_hash(tmp_path / "mask.pt"),
+        "reference_sha256": None,
+        "settings": {"scale": [2, 2, 2], "mask": "m.nii"},
         "overrides": {"dataset_dir": "scans", "scale": "2"},
         "not_for": "diagnosis",
-        "device": "cpu",
         "input": "a.nii.gz",
     }
     assert "jane" not in text and str(tmp_path) not in text
@@ -70,6 +76,29 @@ def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
 
 def test_without_weights_there_is_no_hash(tmp_path):
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a", "version": "1"}')
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a", "version": "1"}', encoding="utf-8")
     assert describe(str(tmp_path), None)["weights_sha256"] is None
     assert describe(str(tmp_path), str(tmp_path / "gone.pt"))["weights_sha256"] is None
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A result of a folder of slices with its sidecar, and a question whether it is finished under other facts."""
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1.dcm").write_bytes(b"slice")
+    result, facts = tmp_path / "result.nii.gz", {"settings": {"scale": [2, 2, 2]}, "detector_sha256": "a"}
+    write(result, facts, "series")
+    result.write_bytes(b"image")
+    return lambda **other: is_finished(result, {**facts, **other}, "series", [tmp_path / "series"])
+
+
+def test_a_result_is_finished_under_the_same_settings_alone(finished):
+    assert finished()
+    assert not finished(settings={"scale": [3, 3, 3]})  # as a configuration file or a program may set it
+    assert not finished(detector_sha256="b")
+
+
+def test_a_result_is_not_finished_once_a_slice_of_its_series_was_overwritten(finished, tmp_path):
+    later = (tmp_path / "result.nii.gz").stat().st_mtime + 10
+    os.utime(tmp_path / "series" / "1.dcm", (later, later))
+    assert not finished()

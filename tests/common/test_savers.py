@@ -187,3 +187,23 @@ def test_a_bundle_may_name_its_results_and_tell_more_of_them(tmp_path):
     Named("pred", output_dir=str(tmp_path / "out"), **options)({"pred": image})
     facts = tmp_path / "out" / "sub" / "made-of-a.nii.gz.provenance.json"
     assert json.loads(facts.read_text(encoding="utf-8"))["shape"] == [1, 6, 5, 4]
+
+
+def test_a_bundle_may_write_files_of_another_kind_and_more_of_them(tmp_path):
+    class Text(SaveRestoredd):
+        def name_of(self, image, source, postfix):
+            return f"{stem_of(source)}_{postfix}.txt"
+
+        def write(self, path, image, source):
+            path.write_text(str(tuple(image.shape)), encoding="utf-8")
+
+        def write_beside(self, target, image, source, data):
+            assert not target.exists()  # the result itself tells that all is done
+            target.with_suffix(".more").write_text(f"{stem_of(source)} of {sorted(data)}", encoding="utf-8")
+
+    image = scan(tmp_path / "in" / "a.nii.gz")
+    saver = Text("pred", str(tmp_path / "out"), "made", FACTS)
+    saver({"pred": image, "other": 1})
+    made = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
+    assert made.keys() == {"a_made.txt", "a_made.txt.provenance.json", "a_made.more"}
+    assert made["a_made.txt"] == "(1, 6, 5, 4)" and made["a_made.more"] == "a of ['other', 'pred']"

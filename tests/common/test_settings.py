@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.inputs import InputError
-from common.settings import boolean, choose_budget, device_of, optional, triple, value
+from common.settings import boolean, choose_budget, device_of, number, optional, triple, value
 
 
 def given(*arguments):
@@ -72,6 +72,22 @@ def test_numbers_and_lists_have_their_values():
     assert value(given("--key", '["t2w","t2f"]')) == ["t2w", "t2f"]
     assert value(given("--key", "[t2w,t2f]")) == ["t2w", "t2f"]
     assert value(3.5) == 3.5 and value(None) is None
+
+
+@pytest.mark.parametrize("text", ["2", "2.0", "2e0", " 2 "])
+def test_a_number_is_a_float(text):
+    found = number(given("--key", text))
+    assert found == number(text) == 2.0 and isinstance(found, float)
+
+
+@pytest.mark.parametrize("text", ["true", "no", "null", "much", "[2]", "1e999", "nan", ""])
+def test_what_is_no_number_is_none(text):
+    assert number(given(f"--key={text}")) is None and number(value(text)) is None
+
+
+@pytest.mark.parametrize("plain", [True, False, None, float("nan"), float("-inf"), [1.0], 1j])
+def test_values_that_are_no_finite_numbers_are_none(plain):
+    assert number(plain) is None
 
 
 @pytest.mark.parametrize("text", ["[1,1,2]", "(1,1,2)", "1,1,2", "[1, 1, 2.0]", '"[1,1,2]"'])

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from common.inferers import ViewsInferer
 from common.inferers.views import canvas, turn, turn_back
+from common.sample_data.brain import make_brain_case
 
 
 def same(stack):
@@ -73,6 +74,18 @@ def test_identity_is_the_mean_of_turning_there_and_back():
     result = inferer(image[None, None], same)[0, 0]
     np.testing.assert_allclose(result[box].numpy(), reference(image[box]), atol=2e-5)
     assert not result[0].any()
+
+
+def test_identity_on_a_brain_is_the_mean_of_turning_there_and_back():
+    # edges, vessels and noise, from the middle of the head to air above it and beside it
+    image = torch.as_tensor(make_brain_case(3, (36, 172, 150))["t2w"])[:, 120:, 70:] / 1000
+    assert 0.2 < float((image == 0).float().mean()) < 0.8 and image.max() > 0.5
+    inferer = ViewsInferer(outputs=["mean", "straight"])
+    box = tuple(inferer.box(image[None, None]))
+    mean, straight = inferer(image[None, None], same)[0]
+    np.testing.assert_allclose(mean[box].numpy(), reference(image[box]), atol=2e-5)
+    torch.testing.assert_close(straight, image)
+    assert float((mean - image)[box].abs().max()) > 0.05  # turning does cost sharpness here
 
 
 def test_nine_views_have_nine_normals():

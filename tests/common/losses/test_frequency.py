@@ -18,13 +18,20 @@ def wave(frequency, edge=32):
 def test_values_by_hand():
     # a cosine of amplitude 1 has two entries of edge^2 / 2; discs of radius 4: 49 entries of the lattice
     low, edge = 49, 32
-    loss = FrequencyLoss(radius=4)
+    loss = FrequencyLoss(radius=4, factor=1)
     assert float(loss(wave(2), torch.zeros(1, 1, edge, edge))) == pytest.approx(0.5 * edge**2 / low, rel=1e-4)
     high = edge**2 - low
     assert float(loss(wave(9), torch.zeros(1, 1, edge, edge))) == pytest.approx(0.5 * edge**2 / high, rel=1e-4)
-    assert float(FrequencyLoss(4, low=1, high=0)(wave(2), 0 * wave(2))) == pytest.approx(edge**2 / low, rel=1e-4)
-    ortho = FrequencyLoss(4, norm="ortho")(wave(2), 0 * wave(2))
+    only_low = FrequencyLoss(4, low=1, high=0, factor=1)
+    assert float(only_low(wave(2), 0 * wave(2))) == pytest.approx(edge**2 / low, rel=1e-4)
+    ortho = FrequencyLoss(4, norm="ortho", factor=1)(wave(2), 0 * wave(2))
     assert float(ortho) == pytest.approx(0.5 * edge / low, rel=1e-4)
+
+
+def test_weight_1_is_a_tenth_as_in_the_authors_code():
+    image, truth = torch.rand(2, 1, 40, 36), torch.rand(2, 1, 40, 36)
+    parts = [FrequencyLoss(5, **{"low": 0, "high": 0, name: 1}, factor=1)(image, truth) for name in ("low", "high")]
+    assert float(FrequencyLoss(5)(image, truth)) == pytest.approx(0.1 * float(sum(parts)) / 2, rel=1e-5)
 
 
 def test_shifted_images_have_one_spectrum():
@@ -44,7 +51,7 @@ def test_gradient_is_finite_everywhere(start):
 
 
 def test_a_spectrum_that_is_all_low():
-    assert float(FrequencyLoss(100)(wave(2), 0 * wave(2))) == pytest.approx(0.5, rel=1e-3)
+    assert float(FrequencyLoss(100, factor=1)(wave(2), 0 * wave(2))) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_settings_and_shapes_that_cannot_work():
