@@ -17,22 +17,19 @@ from tools import benchmark
 from tools.benchmark.compare import Comparison, in_turn, seconds_text
 from us_despeckle_lib.networks import DRNN
 
+TOOL = benchmark
 SMALL = "--edge", 20, "--layers", 2, "--filters", 4, "--volume", "[40,36,32]", "--repeats", 1
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """Run the program with the given words after its name."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["benchmark", *map(str, words)])
-        benchmark.main()
-
-    return run
 
 
 def test_sr3d_writes_a_table_of_finite_ratios(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark.sr3d, "BATCHES", 1)
+    measured, report = [], benchmark.sr3d.report
+
+    def keep(title, device, comparisons, *rest):
+        measured.extend(comparisons)
+        report(title, device, comparisons, *rest)
+
+    monkeypatch.setattr(benchmark.sr3d, "report", keep)
     path = tmp_path / "sr3d.md"
     command("sr3d", *SMALL, "--markdown", path)
     text = path.read_text(encoding="utf-8")
@@ -46,9 +43,11 @@ def test_sr3d_writes_a_table_of_finite_ratios(command, tmp_path, capsys, monkeyp
     told = ["bare convolution", "SlidingWindowInferer", "40x36x32 voxels by 2x2x2", "8 training patches of 25^3"]
     assert len(rows) == 4 and all(words in row[0] for words, row in zip(told, rows, strict=True))
     assert [row[4] for row in rows] == ["at least 0.90", "at least 2.50", "at most 3 %", "at most 5 %"]
+    assert rows == [comparison.row() for comparison in measured]
+    # the ratios as measured: on a busy machine their two decimals, and the rates', may be 0.00
+    assert all(math.isfinite(comparison.ratio) and comparison.ratio > 0 for comparison in measured)
     for _, ours, other, ratio, _, met in rows:
-        numbers = [float(cell.split()[0]) for cell in (ours, other, ratio)]
-        assert all(math.isfinite(n) and n > 0 for n in numbers) and met in ("yes", "no")
+        assert all(math.isfinite(float(cell.split()[0])) for cell in (ours, other, ratio)) and met in ("yes", "no")
     found = re.search(r"largest difference .*? ([\d.e-]+) of the .* degraded by up to ([\d.e-]+)\.", text)
     difference, change = map(float, found.groups())  # the same work as scipy's
     assert difference < 1e-3 and change > 20 * difference
@@ -171,17 +170,31 @@ def test_synthesis_writes_a_table_of_finite_ratios(command, tmp_path):
     assert [row[4] for row in rows] == ["at least 10.00", "at most 15 %"]
     for row in rows:
         assert math.isfinite(float(row[3].split()[0])) and row[5] in ("yes", "no")
-    assert int(re.search(r"at most (\d+) stacks", text)[1]) > 200
+    assert int(re.search(r"does them: (\d+) stacks", text)[1]) > 200
+    outside, total = (_seconds(cell) for cell in rows[1][1:3])
+    assert 0 < outside < total and "from its files to the result's" in rows[1][0]
+
+
+def _seconds(cell):
+    number, unit = cell.split()
+    return float(number) * {"s": 1, "ms": 1e-3}[unit]
 
 
 def test_memory_is_that_of_a_run_with_the_cache_on_disk(command, capsys, monkeypatch):
-    monkeypatch.setattr(benchmark.synthesis, "MEMORY_GB", 0.001)
+    monkeypatch.setattr(benchmark.synthesis, "MEMORY_GB", 1e-5)
+    monkeypatch.setattr(benchmark.synthesis, "MEMORY_BATCHES", 2)
     monkeypatch.setattr(benchmark.synthesis, "_sampler", lambda *_: (Comparison("a", "", "", 1.0, least=1), ""))
     monkeypatch.setattr(benchmark.synthesis, "_views", lambda *_: (Comparison("b", "", "", 1.0, least=1), ""))
     command("synthesis", "--volume", "[24,24,24]", "--cases", 3)
     out = capsys.readouterr().out
-    assert "peak memory of training on 3 cases" in out
-    assert float(re.search(r"([\d.]+) GiB on disk", out)[1]) >= 0
+    assert "peak memory of training on 3 cases with the cache on disk" in out
+    assert "(short budget: 8 stacks of 192 x 192, here 2 batches)" in out
+    files, size, total = re.search(r"(\d+) cached cases of ([\d.]+) MiB, ([\d.e-]+) GiB on disk", out).groups()
+    decoded = 6 * 4 * 24**3 / 2**20  # inputs, truth, tumour and brain as float32
+    assert int(files) == 3 and decoded < float(size) < 1.2 * decoded
+    assert float(total) == pytest.approx(3 * float(size) / 1024, rel=0.02)
+    peak = float(re.search(r"\| ([\d.]+) GiB \|", out)[1])
+    assert 0.2 < peak < 16  # a process with torch and a network in it
 
 
 @pytest.mark.parametrize("words", [("--volume", 20), ("--volume", "[8,20,20]"), ("--width", 0), ("--cases", -1)])

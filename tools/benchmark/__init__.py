@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import fire
+from tools.command import run_command
 
 from . import denoise, despeckle, lesion, sr3d, synthesis
 
@@ -13,9 +11,6 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is told in one line, with exit status 1."""
-    try:
-        jobs = {"sr3d": sr3d.sr3d, "denoise": denoise.denoise, "despeckle": despeckle.despeckle}
-        fire.Fire({**jobs, "lesion": lesion.lesion, "synthesis": synthesis.synthesis}, name="benchmark")
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    jobs = {"sr3d": sr3d.sr3d, "denoise": denoise.denoise, "despeckle": despeckle.despeckle}
+    run_command({**jobs, "lesion": lesion.lesion, "synthesis": synthesis.synthesis}, "benchmark")

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from monai.bundle import ConfigWorkflow
 from monai.transforms import (
     Compose,
     ConcatItemsd,
@@ -26,17 +29,20 @@ from monai.transforms import (
 )
 
 import brasyn_synthesis_lib
-from brasyn_synthesis_lib.networks import Generator
+from brasyn_synthesis_lib.data import inputs_of, training_cases
+from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path
 from common.console import say
-from common.inferers import ViewsInferer
 from common.sample_data import write_brain_cases
 from common.sample_data.brain import SEQUENCES
 from common.samplers import RandomStacks, slice_stacks
 
-from .compare import Comparison, chosen_device, in_turn, report, seconds_text
+from .compare import Comparison, chosen_device, in_turn, report, seconds_text, timed
 
 SIZE, PAD, ANGLE = 256, 288, 15.0  # the paper's (sec. 2.3)
 MEMORY_GB = 16.0
+CONFIGS = Path(brasyn_synthesis_lib.__file__).parents[1] / "configs"
+TARGET = "t1c"
+MEMORY_BATCHES = 4
 
 
 def synthesis(
@@ -48,7 +54,7 @@ def synthesis(
     cases: int = 0,
     repeats: int = 2,
 ) -> None:
-    """Measure brasyn_synthesis: the slice sampler against files, and nine views against their network alone.
+    """Measure brasyn_synthesis: the slice sampler against files, and a nine-view case against its network alone.
 
     The defaults take about three minutes on one free CPU core; 100 cases another half an hour and 25 GB of disk.
 
@@ -74,7 +80,7 @@ def synthesis(
     where = chosen_device(device)
     item = _case(volume)
     comparisons, notes = [], []
-    parts = [lambda: _sampler(item, stacks, repeats), lambda: _views(item, width, where)]
+    parts = [lambda: _sampler(item, stacks, repeats), lambda: _views(volume, width, where)]
     if cases:
         parts.append(lambda: _memory(volume, cases))
     for part in parts:
@@ -152,62 +158,114 @@ def _sampler(item: dict[str, torch.Tensor], stacks: int, repeats: int) -> tuple[
     )
 
 
-def _views(item: dict[str, torch.Tensor], width: int, device: torch.device) -> tuple[Comparison, str]:
-    """One nine-view case: the share of its time that is not the network's."""
-    torch.manual_seed(0)
-    network = Generator(width=width).to(device).eval()
-    inside = [0.0]
+def _views(volume: Sequence[int], width: int, device: torch.device) -> tuple[Comparison, str]:
+    """One case by ``inference.json``, from its files to the result's: the share of its time that is not the network's.
 
-    def timed_network(stack: torch.Tensor) -> torch.Tensor:
-        start = time.perf_counter()
-        made = network(stack)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        inside[0] += time.perf_counter() - start
-        return made
-
-    image = item["image"][None].to(device)
-    inferer = ViewsInferer(9)
-    start = time.perf_counter()
-    with torch.inference_mode():
-        inferer(image, timed_network)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    total = time.perf_counter() - start
-    count = sum(stack[0] for stack in inferer.stacks(image))
+    The weights are random; what they hold makes no difference to the time.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, case = _made_case(folder, volume), folder / "case"
+        _link_case(source, case, inputs_of(TARGET))
+        overrides = {
+            "dataset_dir": str(case),
+            "output_dir": str(folder / "results"),
+            "ckpt_dir": str(folder / "models"),
+            "device": str(device),
+            "network_def::width": width,
+            "inferer::progress": False,
+        }
+        workflow = ConfigWorkflow(
+            str(CONFIGS / "inference.json"), workflow_type="infer", logging_file=False, **overrides
+        )
+        workflow.initialize()
+        torch.manual_seed(0)
+        weights = folder / "models" / "model.pt"
+        landmarks = fit(training_cases(source.parent), TARGET)
+        landmarks.save(landmarks_path(weights))
+        network = workflow.parser.get_parsed_content("network_def", instantiate=True)
+        bind(network, landmarks)
+        torch.save(network.state_dict(), weights)
+        evaluator, dataset = (workflow.parser.get_parsed_content(key) for key in ("evaluator", "dataset"))
+        clock = _NetworkClock(evaluator.inferer, device)
+        total = timed(evaluator.run, device)
+        dataset.finish()  # says so if the case failed
+        results = len(list((folder / "results").rglob("*.nii.gz")))
+    if results != 1:
+        raise RuntimeError(f"the timed case left {results} results")
+    outside = total - clock.seconds
     return (
         Comparison(
-            "one case by nine views, share of its time outside the network",
-            seconds_text(total - inside[0]),
+            "one case by nine views, from its files to the result's, share of its time outside the network",
+            seconds_text(outside),
             seconds_text(total),
-            (total - inside[0]) / total,
+            outside / total,
             most=0.15,
         ),
-        f"Nine views: at most {count} stacks; cutting, turning, fusing and writing back are outside the network.",
+        f"Nine views as inference.json does them: {clock.stacks} stacks; reading, standardising, loading the weights,"
+        " cutting, turning, fusing, restoring and saving are outside the network.",
     )
 
 
+class _NetworkClock:
+    """Times the network inside a ``TargetInferer``, and counts its stacks.
+
+    Args:
+        inferer: of the bundle; from now on its networks are timed.
+        device: where they run.
+    """
+
+    def __init__(self, inferer: Any, device: torch.device) -> None:
+        self.seconds, self.stacks, self.device = 0.0, 0, device
+        self.network_for = inferer.network_for
+        inferer.network_for = self._timed_network_for
+
+    def _timed_network_for(self, meta: Any, network: Any) -> Callable[..., torch.Tensor]:
+        chosen = self.network_for(meta, network)
+
+        def run(stack: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            made = []
+            self.seconds += timed(lambda: made.append(chosen(stack, *args, **kwargs)), self.device)
+            self.stacks += len(stack)
+            return made[0]
+
+        return run
+
+
+def _made_case(folder: Path, volume: Sequence[int]) -> Path:
+    (source,) = write_brain_cases(folder / "made", 1, volume, progress=False)
+    return source
+
+
+def _link_case(source: Path, case: Path, kinds: Sequence[str]) -> None:
+    case.mkdir(parents=True)
+    for kind in kinds:
+        os.link(source / f"{source.name}-{kind}.nii.gz", case / f"{case.name}-{kind}.nii.gz")
+
+
 def _memory(volume: Sequence[int], cases: int) -> tuple[Comparison, str]:
-    """An epoch of the bundle's own training on generated cases in a process of its own, and its peak memory."""
-    config = Path(brasyn_synthesis_lib.__file__).parents[1] / "configs" / "train.json"
+    """An epoch of the bundle's own training on generated cases in a process of its own, and its peak memory.
+
+    Batches, their size and the validation are those of the budget that a CPU gets; only the batches are few.
+    """
+    config = CONFIGS / "train.json"
+    budget = json.loads(config.read_text(encoding="utf-8"))["budgets"]["short"]
+    batch, size = budget["batch_size"], budget["size"]
+    batches = max(MEMORY_BATCHES, -(-2 * cases // batch))  # enough that every case is asked for
+    budget |= {"epochs": 1, "stacks": batches * batch}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (source,) = write_brain_cases(folder / "made", 1, volume, progress=False)
+        source = _made_case(folder, volume)
         for number in range(cases):  # one brain under many names: each is decoded by itself
-            case = folder / "cases" / f"case-{number:03d}"
-            case.mkdir(parents=True)
-            for kind in (*SEQUENCES, "seg"):
-                os.link(source / f"{source.name}-{kind}.nii.gz", case / f"{case.name}-{kind}.nii.gz")
-        budget = {"epochs": 1, "stacks": 2 * cases, "batch_size": 4, "size": 64, "learning_rate": 1e-4}
-        budget |= {"halve_every": 1, "val_cases": 1, "val_slices": 8}
+            _link_case(source, folder / "cases" / f"case-{number:03d}", (*SEQUENCES, "seg"))
         overrides = {
             "dataset_dir": str(folder / "cases"),
             "output_dir": str(folder / "runs"),
             "ckpt_dir": str(folder / "models"),
+            "cache_dir": str(folder / "cache"),
             "device": "cpu",
             "budgets": str({"short": budget}),
             "memory_gb": str(MEMORY_GB),
-            "val_fraction": "0.01",
         }
         command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
         start = time.perf_counter()
@@ -217,12 +275,17 @@ def _memory(volume: Sequence[int], cases: int) -> tuple[Comparison, str]:
             stdout=subprocess.DEVNULL,
         )
         seconds = time.perf_counter() - start
-        disk = sum(path.stat().st_size for path in (folder / "runs").rglob("*.pt")) / 2**30
+        files = [path.stat().st_size for path in (folder / "cache").rglob("*.pt")]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     return Comparison(
-        f"peak memory of training on {cases} cases with the cache on disk, share of {MEMORY_GB:g} GiB",
+        f"peak memory of training on {cases} cases with the cache on disk (short budget: {batch} stacks of {size} x"
+        f" {size}, here {batches} batches), share of {MEMORY_GB:g} GiB",
         f"{peak:.2f} GiB",
         f"{MEMORY_GB:g} GiB",
         peak / MEMORY_GB,
         most=1.0,
-    ), f"Memory: an epoch of train.json in a process of its own, {seconds:.0f} s with decoding; {disk:.1f} GiB on disk."
+    ), (
+        f"Memory: an epoch of train.json in a process of its own, {seconds:.0f} s with decoding;"
+        f" {len(files)} cached cases of {sum(files) / max(len(files), 1) / 2**20:.3g} MiB,"
+        f" {sum(files) / 2**30:.3g} GiB on disk."
+    )

@@ -25,7 +25,7 @@ __all__ = [
     "evaluation_cases",
     "inference_cases",
     "inputs_of",
-    "read_case",
+    "read_cases",
     "sample_case",
     "training_cases",
     "weights_of",
@@ -64,13 +64,14 @@ def weights_of(ckpt_dir: str, target: Any) -> str:
     return str(Path(ckpt_dir) / ("model.pt" if name == DEFAULT_TARGET else f"targets/{name}.pt"))
 
 
-def read_case(paths: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Sorts files into cases: ``{case: {"t1n": path, ..., "seg": path}}``; files with other names are left out.
+def read_cases(paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
+    """Sorts files into cases; files with other names are left out.
 
-    Raises:
-        InputError: one sequence twice in a case.
+    Returns:
+        ``{case: {"t1n": path, ..., "seg": path}}``, and ``(case, reason)`` of those with a sequence twice.
     """
     cases: dict[str, dict[str, str]] = {}
+    refused: dict[str, str] = {}
     for path in paths:
         match = NAME.match(stem_of(path))
         if not match:
@@ -80,9 +81,9 @@ def read_case(paths: Sequence[str]) -> dict[str, dict[str, str]]:
         case = str(Path(path).parent / (match["case"] or Path(path).resolve().parent.name))
         files = cases.setdefault(case, {})
         if kind in files:
-            raise InputError(f"{kind} is there twice, as {Path(files[kind]).name} and {Path(path).name}", case)
+            refused.setdefault(case, f"{kind} is there twice, as {Path(files[kind]).name} and {Path(path).name}")
         files[kind] = path
-    return cases
+    return {case: files for case, files in cases.items() if case not in refused}, list(refused.items())
 
 
 def check_grids(files: Mapping[str, str]) -> None:
@@ -117,7 +118,9 @@ def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, s
         InputError: no complete case.
     """
     folder = optional(dataset_dir) or str(sample_brains())
-    cases = read_case(find_scans(folder, pattern, LAYOUT))
+    cases, refused = read_cases(find_scans(folder, pattern, LAYOUT))
+    for case, reason in refused:
+        say(f"left out {case}: {reason}")
     entries = []
     for case, files in cases.items():
         missing = [name for name in SEQUENCES if name not in files]
@@ -178,17 +181,18 @@ def inference_cases(
         match = NAME.match(stem_of(first))
         case = Path(first).parent / ((match["case"] if match else None) or stem_of(first))
         cases: dict[str, dict[str, str]] = {str(case): given}
+        failures: list[tuple[str, str]] = []
     else:
         folder = optional(dataset_dir) or sample_case()
         found = find_scans(folder, pattern, LAYOUT)
         if os.path.isfile(os.path.expanduser(folder)):
-            cases = {found[0]: {"stack": found[0]}}
+            cases, failures = {found[0]: {"stack": found[0]}}, []
         else:
-            cases = read_case(found)
+            cases, failures = read_cases(found)
             cases.update({path: {"stack": path} for path in found if _volumes(path) > 1})
-            if not cases:
+            if not cases and not failures:
                 raise InputError(f"no file under {folder} is named as a sequence; expected {LAYOUT}")
-    entries, failures = [], []
+    entries = []
     for case, files in cases.items():
         try:
             entries.append({"image": _entry(case, files, wanted), "case": case})
@@ -228,14 +232,17 @@ def check_stack(path: str, target: str | None) -> str:
     """The target of a 4D file with three volumes.
 
     Raises:
-        InputError: not such a file, or no target.
+        InputError: not such a file, a header that cannot work, or no target.
     """
+    _, failures = check_headers([path], volumes=True)
+    if failures:
+        raise InputError(failures[0][1], path)
     try:
-        image = nib.load(path)
+        shape = nib.load(path).shape
     except Exception as error:
         raise InputError(f"cannot be read ({type(error).__name__})", path) from error
-    if len(image.shape) != 4 or image.shape[3] != 3:
-        size = " x ".join(map(str, image.shape))
+    if len(shape) != 4 or shape[3] != 3:
+        size = " x ".join(map(str, shape))
         raise InputError(f"one file must be 4D with the three sequences as volumes, this is {size}", path)
     if target is None:
         raise InputError("a 4D file does not say which sequence is missing; give --target", path)

@@ -19,7 +19,7 @@ from monai.transforms import LoadImage
 from torch import nn
 
 from common.console import say
-from common.inputs import InputError, root_cause
+from common.inputs import CheckVoxelsd, InputError, root_cause
 from common.runs import is_main_process
 from common.settings import boolean
 from common.transforms.intensity import PERCENTILES, fit_landmarks, foreground_mask, standardise
@@ -103,26 +103,30 @@ def fit(entries: Sequence[dict[str, Any]], target: str) -> Landmarks:
         target: the sequence to make.
 
     Raises:
-        InputError: a file cannot be read, or shows nothing.
+        InputError: a file cannot be read, has NaN or infinite voxels, or shows nothing.
     """
     say(f"learning intensity landmarks from {len(entries)} cases")
     load, sequences = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32), {}
+    check = CheckVoxelsd("image")
     for name in SEQUENCES:
-        images, masks = [], []
+        images, masks, found = [], [], []
         for entry in entries:
             try:
-                image = load(entry[name]).as_tensor()
+                image = load(entry[name])
             except Exception as error:
                 raise InputError(f"cannot be read ({root_cause(error)})", entry[name]) from error
+            check({"image": image})  # before the training's own check: a NaN would pass for a constant foreground
+            image = image.as_tensor()
             mask = foreground_mask(image)
             # a sample of the voxels is enough and keeps any number of cases in memory
             values = image[mask]
             images.append(values[:: max(1, len(values) // 200_000)])
             masks.append(torch.ones_like(images[-1], dtype=torch.bool))
-        try:
-            marks = fit_landmarks(images, masks)
-        except ValueError as error:
-            raise InputError(str(error), name) from error
+            try:
+                found.append(fit_landmarks(images[-1:], masks[-1:]))
+            except ValueError as error:
+                raise InputError(str(error), entry[name]) from error
+        marks = np.mean(found, axis=0).tolist()
         tops = [
             np.percentile(standardise(image, marks, mask).numpy(), TOP)
             for image, mask in zip(images, masks, strict=True)

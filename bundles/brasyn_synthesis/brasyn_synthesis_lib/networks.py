@@ -13,7 +13,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["Discriminator", "Generator"]
 
-INNERMOST = 3  # levels without batch normalisation
 HASH_BYTES = 32  # of SHA-256
 
 
@@ -22,15 +21,16 @@ class Generator(nn.Module):
 
     Each level down doubles the channels up to eight times ``width``. Each level up enlarges twofold by nearest
     neighbours and convolves 3x3 (``EnlargedConv``): no transposed convolution, whose checkerboards would show. The
-    output is CeLU, above -1. Batch normalisation as in pix2pix, but not in the three innermost levels: a crop has 1 to
-    16 pixels there, whose statistics a small batch cannot tell.
+    output is CeLU, above -1. Nothing is normalised: the paper names no normalisation, and the batch normalisation of
+    pix2pix needs the paper's batches of 64 (with 8 it made results worse than a linear regression).
 
     At sizes that are multiples of 2^depth (256 for the paper's eight levels) this is the paper's network; other sizes
     work too: each level rounds its size up, and what is enlarged is cut to the size of its skip.
 
-    Departs from the paper: the stack itself is the skip of the last level, as in the first level of the U-Net
-    (Ronneberger et al. 2015), since half-resolution features alone blur the result. The width of the shipped weights
-    is 28, the paper's (of the network it adapts) 64.
+    Departs from the paper: a last level at full resolution, as the first of the U-Net (Ronneberger et al. 2015), sees
+    the stack itself through one convolution, and a linear convolution of the stack is added to its result, since
+    features of half the resolution alone blur vessels and edges. The width of the shipped weights is 28, the paper's
+    (of the network it adapts) 64.
 
     The buffer ``landmarks`` holds the hash of the landmarks that the weights were trained with, so that they cannot be
     used with others; zeros before training.
@@ -39,31 +39,34 @@ class Generator(nn.Module):
         in_channels: sequences times neighbouring slices.
         width: channels of the first level.
         depth: levels.
+        full_width: channels at full resolution.
 
     Raises:
         ValueError: a number below 1.
     """
 
-    def __init__(self, in_channels: int = 9, width: int = 28, depth: int = 8) -> None:
+    def __init__(self, in_channels: int = 9, width: int = 28, depth: int = 8, full_width: int = 16) -> None:
         super().__init__()
-        if min(in_channels, width, depth) < 1:
-            raise ValueError(f"need positive numbers, got {in_channels} channels, width {width}, depth {depth}")
+        if min(in_channels, width, depth, full_width) < 1:
+            numbers = f"{in_channels} channels, width {width}, depth {depth}, full width {full_width}"
+            raise ValueError(f"need positive numbers, got {numbers}")
         channels = [in_channels, *[width * min(2**level, 8) for level in range(depth)]]
-        # the outermost level sees the image itself; the innermost ones have too few pixels for small batches
-        normal = range(1, depth - INNERMOST)
         self.down = nn.ModuleList(
-            _block(nn.Conv2d(channels[i], channels[i + 1], 3, 2, 1, bias=i not in normal)) for i in range(depth)
+            nn.Sequential(nn.Conv2d(channels[i], channels[i + 1], 3, 2, 1), nn.Mish()) for i in range(depth)
         )
         self.up = nn.ModuleList(
-            _block(
-                EnlargedConv(
-                    channels[i + 1] * (1 if i == depth - 1 else 2), channels[i], bias=i - 1 not in (0, *normal)
-                )
-            )
+            nn.Sequential(EnlargedConv(channels[i + 1] * (1 if i == depth - 1 else 2), channels[i]), nn.Mish())
             for i in range(depth - 1, 0, -1)
         )
-        self.last = EnlargedConv(channels[1] * (1 if depth == 1 else 2), 1)
+        self.full = EnlargedConv(channels[1] * (1 if depth == 1 else 2), full_width)
+        self.full_skip = nn.Conv2d(in_channels, full_width, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(full_width, 1, 3, padding=1)
         self.last_skip = nn.Conv2d(in_channels, 1, 3, padding=1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # keeps the size of features over many levels (He et al. 2015)
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.register_buffer("landmarks", torch.zeros(HASH_BYTES, dtype=torch.uint8))
 
     @torch.no_grad()
@@ -93,7 +96,8 @@ class Generator(nn.Module):
         for level in self.up:
             skip = skips.pop()
             features = torch.cat([_cut(level(features), skip), skip], dim=1)
-        return F.celu(_cut(self.last(features), stack) + self.last_skip(stack))
+        full = F.mish(_cut(self.full(features), stack) + self.full_skip(stack))
+        return F.celu(self.last(full) + self.last_skip(stack))
 
 
 class EnlargedConv(nn.Conv2d):
@@ -111,6 +115,9 @@ class EnlargedConv(nn.Conv2d):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """``(B, out, 2 H, 2 W)`` of ``(B, in, H, W)``."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what stands inside
+            if torch.compiler.is_exporting():  # by definition: what follows ties free sizes to those of the example
+                return F.conv2d(F.interpolate(image, scale_factor=2), self.weight, self.bias, padding=1)
         first, middle, last = self.weight.unbind(dim=2)
         rows = [torch.stack([first, middle + last], dim=2), torch.stack([first + middle, last], dim=2)]
         kernels = []
@@ -130,13 +137,12 @@ class EnlargedConv(nn.Conv2d):
         return torch.stack(columns, dim=3).reshape(image.shape[0], self.out_channels, 2 * height, 2 * width)
 
 
-def _block(convolution: nn.Conv2d) -> nn.Sequential:
-    """A convolution with Mish; without a bias it has batch normalisation, which brings one."""
-    normalised = [] if convolution.bias is not None else [nn.BatchNorm2d(convolution.out_channels)]
-    return nn.Sequential(convolution, *normalised, nn.Mish())
-
-
 def _cut(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if not torch.jit.is_scripting():  # noqa: SIM102 - as above
+        if torch.compiler.is_exporting():  # a slice would tie free sizes to even ones
+            for axis in (-2, -1):
+                image = image.index_select(axis, torch.arange(like.shape[axis], device=image.device))
+            return image
     return image[..., : like.shape[-2], : like.shape[-1]]
 
 

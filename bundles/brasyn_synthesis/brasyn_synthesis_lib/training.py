@@ -7,16 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import torch
-from monai.data import DistributedSampler
 from torch import nn
 
-from common.console import device_text, duration, say, start_lines
+from common.console import evaluation_line, start_lines
 from common.handlers import StartingWeights
 from common.inferers import ViewsInferer
 from common.inputs import InputError
-from common.settings import boolean, value
+from common.settings import boolean, number
 from common.weights import bare
 
 from .data import SEQUENCES
@@ -27,7 +25,6 @@ __all__ = [
     "announce_evaluation",
     "checked_objective",
     "expected_seconds",
-    "held_out_sampler",
     "start_linear",
 ]
 
@@ -45,10 +42,10 @@ def checked_objective(objective: Mapping[str, Any]) -> dict[str, float]:
     """
     weights = {name: 0.0 for name in TERMS}
     for name, given in objective.items():
-        plain = value(given)
-        if name not in TERMS or isinstance(plain, bool) or not isinstance(plain, int | float) or plain < 0:
+        plain = number(given)
+        if name not in TERMS or plain is None or plain < 0:
             raise InputError(f"objective takes weights of 0 or more for {', '.join(TERMS)}; got {name}: {given!r}")
-        weights[name] = float(plain)
+        weights[name] = plain
     return weights
 
 
@@ -66,18 +63,6 @@ def start_linear(wanted: Any, start: StartingWeights, volumes: Sequence[dict[str
         *weights, bias = regression_of(volumes[i] for i in range(min(len(volumes), ENOUGH)))
         bare(start.network).start_linear(weights, bias)
         start.source += ", last layer from the linear regression of the inputs"
-
-
-def held_out_sampler(held_out: Sequence) -> DistributedSampler:
-    """Shares held-out cases among processes.
-
-    Raises:
-        InputError: fewer cases than processes.
-    """
-    if len(held_out) < idist.get_world_size():
-        count = f"{idist.get_world_size()} processes need as many held-out cases, there are {len(held_out)}"
-        raise InputError(f"{count}; give more cases or a larger val_fraction")
-    return DistributedSampler(held_out, even_divisible=False, shuffle=False)
 
 
 def forward_seconds(network: nn.Module, device: Any, size: Sequence[int], batch: int = 4) -> float:
@@ -124,11 +109,8 @@ def expected_seconds(
     for shape in shapes:
         pixels += validations * sum(n * h * w for n, h, w in inferer.stacks(torch.ones(1, 1, *shape)))
     if trainer is not None:
-        steps = trainer.critic_steps + trainer.generator_steps
-        playing = (trainer.critic_steps * DISCRIMINATOR + trainer.generator_steps * (STEP + DISCRIMINATOR)) / steps
-        cost = {"generator": STEP, "discriminator": DISCRIMINATOR, "both": playing}
-        for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
-            pixels += cost[trainer.stage(epoch)] * stacks * size[0] * size[1]
+        passes = trainer.passes_left(generator=STEP, discriminator=DISCRIMINATOR, game=DISCRIMINATOR)
+        pixels += passes * stacks * size[0] * size[1]
     return per_pixel * pixels
 
 
@@ -170,10 +152,7 @@ def announce(
 def announce_evaluation(network: nn.Module, device: Any, held_out: Any, target: str, views: int, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long the network will take."""
     seconds = expected_seconds(network, device, (128, 128), 0, None, _shapes(held_out), views, 1)
-    say(
-        f"evaluating {weights} on {_held_out_text(held_out, target)}; {views} view(s),"
-        f" about {duration(seconds)} on {device_text(device)}"
-    )
+    evaluation_line(weights, f"{_held_out_text(held_out, target)}; {views} view(s)", seconds, device)
 
 
 def _shapes(held_out: Any) -> list[tuple[int, ...]]:

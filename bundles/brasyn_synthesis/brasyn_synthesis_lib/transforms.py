@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,16 +13,18 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
+from scipy import ndimage
 
+from common.console import say
 from common.images import like_image
 from common.inputs import CheckVoxelsd, InputError
 from common.provenance import describe
-from common.savers import SaveRestoredd, stem_of
+from common.savers import ExpectedResults, SaveRestoredd, result_path, stem_of
 from common.settings import optional
 from common.transforms.geometry import spacing_of
 from common.transforms.intensity import foreground_mask, standardise
 
-from .data import SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
+from .data import DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
 from .landmarks import Landmarks, landmarks_path, read
 
 __all__ = [
@@ -114,10 +117,12 @@ class PackCased(Transform):
         return out
 
 
-def facts_by_target(bundle_root: str, ckpt_dir: str, weights: Any = None) -> dict[str, dict[str, Any]]:
+def facts_by_target(
+    bundle_root: str, ckpt_dir: str, weights: Any = None, settings: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """Facts for the sidecars of each target's results, see ``common.provenance.describe``."""
     given = optional(weights)
-    return {name: describe(bundle_root, given or weights_of(ckpt_dir, name)) for name in SEQUENCES}
+    return {name: describe(bundle_root, given or weights_of(ckpt_dir, name), settings) for name in SEQUENCES}
 
 
 class LoadSequencesd(MapTransform):
@@ -125,7 +130,8 @@ class LoadSequencesd(MapTransform):
 
     Args:
         keys: entries of ``data.inference_cases``, or a path as MONAI Label gives it: a 4D file or a case folder.
-        target: what to make; None for the missing one. A "target" in the data stands before it.
+        target: what to make; None for the missing one. A "target" in the data stands before it. Of a 4D file that
+            comes as a path t1c is made where neither names another, and one line says so.
 
     Raises:
         InputError: what ``data.inference_cases`` finds, other grids, or voxels that cannot work.
@@ -160,7 +166,11 @@ class LoadSequencesd(MapTransform):
         return out
 
     def _entry(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
-        cases = inference_cases(data["image"], data.get(TARGET) or self.target)
+        path, target = data["image"], optional(data.get(TARGET)) or optional(self.target)
+        if target is None and os.path.isfile(path):
+            target = DEFAULT_TARGET
+            say(f"{path}: no target is named, so its volumes are taken as {', '.join(inputs_of(target))}")
+        cases = inference_cases(path, target)
         if cases["failures"]:
             path, reason = cases["failures"][0]
             raise InputError(reason, path)
@@ -199,6 +209,8 @@ class StandardiseInputsd(MapTransform):
 class RestoreStandardd(MapTransform):
     """Gives each channel of a prediction its own key, in the target's standardised scale, with the input's affine.
 
+    What lies outside the brain, where all inputs are 0, becomes 0; holes in it are brain.
+
     Args:
         keys: the prediction ``(n, H, W, D)``.
         names: key of each channel; values of the first are at least 0.
@@ -214,10 +226,12 @@ class RestoreStandardd(MapTransform):
         image = out[self.ref_key]
         meta = image.meta if isinstance(image, MetaTensor) else {}
         scale = float(np.asarray(meta.get(SCALE, 1.0)))
+        seen = (torch.as_tensor(image).as_subclass(torch.Tensor) != 0).any(dim=0)
+        brain = torch.as_tensor(ndimage.binary_fill_holes(seen.cpu().numpy())).to(seen.device)
         for key in self.key_iterator(data):
             channels = torch.as_tensor(data[key]).as_subclass(torch.Tensor)
             for name, channel in zip(self.names, channels, strict=True):
-                result = (channel[None] * scale).clamp_min(0)
+                result = (channel[None] * scale).clamp_min(0) * brain.to(channel.device)
                 out[name] = like_image(result, image) if isinstance(image, MetaTensor) else result
         return out
 
@@ -232,13 +246,24 @@ class SaveSynthesisd(SaveRestoredd):
 
     def name_of(self, image: MetaTensor, source: str, postfix: str) -> str:
         """The result's file name."""
-        target = meta_text(image.meta, TARGET)
+        return self._name(source, meta_text(image.meta, TARGET), postfix)
+
+    @staticmethod
+    def _name(source: str, target: str, postfix: str) -> str:
         name = (
             stem_of(source)
             if source.lower().endswith((".nii", ".nii.gz"))
             else source.replace("\\", "/").split("/")[-1]
         )
         return f"{name}-{target}{postfix}.nii.gz"
+
+    def expect(self, entry: Mapping[Hashable, Any]) -> ExpectedResults:
+        """What will be written for an entry of ``data.inference_cases``."""
+        case = entry["image"]
+        source, target = str(case["name"]), case["target"]
+        names = [self._name(source, target, postfix) for postfix in self.postfixes]
+        files = [result_path(source, self.output_dir, "", self.root, name) for name in names]
+        return ExpectedResults(source, list(case["files"].values()), files, self.facts[target])
 
     def facts_of(self, image: MetaTensor) -> Mapping[str, Any]:
         """What the sidecar tells, with the target and the scale of its intensities."""

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from brasyn_synthesis_lib.data import (
     checked_target,
     inference_cases,
     inputs_of,
-    read_case,
+    read_cases,
     sample_case,
     training_cases,
     weights_of,
@@ -101,8 +104,34 @@ def test_other_grids_and_damaged_files_are_told(tmp_path):
     failures = dict(inference_cases(tmp_path, None)["failures"])
     assert len(failures) == 3
     assert any("another grid (6 x 7 x 6) than t1n (6 x 7 x 5)" in reason for reason in failures.values())
-    with pytest.raises(InputError, match="twice"):
-        read_case(["a/x-t1.nii", "a/x-t1n.nii"])
+
+
+def with_a_twin(folder, stem):
+    """A complete case with a second T1 under the old name."""
+    save(case(folder, stem=stem) / f"{stem}-t1.nii.gz")
+
+
+def test_a_sequence_twice_in_a_case_costs_that_case_alone(tmp_path, capsys):
+    case(tmp_path / "a", ("t1n", "t1c", "t2w"), stem="a")
+    with_a_twin(tmp_path / "b", "b")
+    case(tmp_path / "c", ("t1n", "t2w", "t2f"), stem="c")
+    found = inference_cases(tmp_path, None)
+    assert [entry["image"]["target"] for entry in found["entries"]] == ["t2f", "t1c"]
+    told = "t1n is there twice, as b-t1.nii.gz and b-t1n.nii.gz"
+    assert found["failures"] == [(str(tmp_path / "b" / "b"), told)]
+    for name in ("a", "c"):
+        case(tmp_path / name, stem=name)
+    assert [entry["subject"] for entry in training_cases(tmp_path)] == ["a", "c"]
+    assert capsys.readouterr().out == f"left out {tmp_path / 'b' / 'b'}: {told}\n"
+
+
+def test_a_folder_of_nothing_but_twins(tmp_path):
+    with_a_twin(tmp_path / "a", "a")
+    found = inference_cases(tmp_path, "t2w")
+    assert not found["entries"] and "twice" in found["failures"][0][1]
+    with pytest.raises(InputError, match="no complete case"):
+        training_cases(tmp_path)
+    assert read_cases(["a/x-t1.nii", "a/x-t2.nii"]) == ({"a/x": {"t1n": "a/x-t1.nii", "t2w": "a/x-t2.nii"}}, [])
 
 
 def test_a_4d_file_needs_a_target(tmp_path):
@@ -112,6 +141,38 @@ def test_a_4d_file_needs_a_target(tmp_path):
     assert "give --target" in inference_cases(path, None)["failures"][0][1]
     wrong = save(tmp_path / "two.nii.gz", (*SHAPE, 2))
     assert "three sequences as volumes" in inference_cases(wrong, "t1c")["failures"][0][1]
+
+
+def patched(path, offset, content):
+    """An uncompressed 4D file with some bytes of its header replaced."""
+    raw = bytearray(save(path, (*SHAPE, 3)).read_bytes())
+    raw[offset : offset + len(content)] = content
+    path.write_bytes(raw)
+    return path
+
+
+def test_headers_of_4d_files_are_checked_like_all_others(tmp_path):
+    spacing = patched(tmp_path / "spacing.nii", 80, struct.pack("<f", 0.0))  # pixdim[1]
+    time = patched(tmp_path / "time.nii", 92, struct.pack("<f", 0.0))  # pixdim[4] says nothing about voxels
+    cut = save(tmp_path / "cut.nii", (*SHAPE, 3))
+    cut.write_bytes(cut.read_bytes()[:-40])
+    waves = np.ones((*SHAPE, 3), np.complex64)
+    nib.save(nib.Nifti1Image(waves, np.eye(4)), tmp_path / "complex.nii.gz")
+    five = save(tmp_path / "five.nii", (*SHAPE, 1, 3))
+    three = save(tmp_path / "three.nii", SHAPE)
+    for path, text in (
+        (spacing, "voxel spacing 0 x 1 x 1 mm is not positive"),
+        (cut, "the file is truncated"),
+        (tmp_path / "complex.nii.gz", "complex64 voxels; one number per voxel is needed"),
+        (five, "5D image (6 x 7 x 5 x 1 x 3) where a 4D one is meant"),
+        (three, "4D with the three sequences as volumes, this is 6 x 7 x 5"),
+    ):
+        ((told, reason),) = inference_cases(path, "t1c")["failures"]
+        assert told == str(path) and text in reason
+    assert inference_cases(time, "t1c")["entries"]
+    found = inference_cases(tmp_path, "t1c")  # in a folder they cost nobody else
+    assert [Path(entry["case"]).name for entry in found["entries"]] == ["time.nii"]
+    assert sorted(Path(path).name for path, _ in found["failures"]) == ["complex.nii.gz", "cut.nii", "spacing.nii"]
 
 
 def test_explicit_paths(tmp_path):

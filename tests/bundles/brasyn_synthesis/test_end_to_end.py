@@ -11,30 +11,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.data import PersistentDataset
 
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import SEQUENCES, inputs_of, training_cases, weights_of
 from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path, read
 from brasyn_synthesis_lib.networks import Generator
-from common.inputs import root_cause
 from common.losses.perceptual import vgg_features
-from common.sample_data import write_brain_cases
 
 BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
+BRAIN = (28, 30, 24)  # voxels
 SMALL = {"network_def::width": 2, "network_def::depth": 3}
 BUDGET = {"epochs": 2, "stacks": 8, "batch_size": 2, "size": 24, "learning_rate": 0.001}
 BUDGET |= {"halve_every": 10, "val_cases": 1, "val_slices": 6}
 OVERLAYS = sorted(path.stem for path in [*CONFIGS.glob("paper_*.json"), CONFIGS / "shipped_weights.json"])
-
-
-@pytest.fixture(scope="module")
-def brains(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("brains")
-    write_brain_cases(folder, 3, (28, 30, 24), progress=False)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +44,14 @@ def models(tmp_path_factory, brains):
     return folder
 
 
-def run(*names, **keys):
-    """Runs configs with keys whose "__" stands for "::"."""
-    files = [str(CONFIGS / f"{name}.json") for name in names]
-    overrides = {key.replace("__", "::"): str(v) if isinstance(v, Path) else v for key, v in keys.items()}
-    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, device="cpu", **overrides)
-    workflow.initialize()
-    workflow.run()
-    return workflow
-
-
 @pytest.fixture
-def train(brains, tmp_path):
+def train(brains, tmp_path, run):
     def start(*overlays, **keys):
         settings = {"dataset_dir": brains, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"}
         settings |= {"budgets": {"short": BUDGET}, "discriminator_def::width": 4, **SMALL}
         return run("train", *overlays, **{**settings, **keys})
 
     return start
-
-
-def line_of(error):
-    return str(root_cause(error.value))
 
 
 def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
@@ -170,7 +147,7 @@ def test_a_cache_on_disk_gives_the_same_training(train, tmp_path):
     assert all(torch.equal(value, disk[key]) for key, value in memory.items())
 
 
-def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, models, tmp_path, capsys):
+def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, models, tmp_path, capsys, run):
     for target in ("t1c", "t2w"):
         keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "target": target, "val_slices": 10}
         run("train", "evaluate", run_name=target, **SMALL, **keys)
@@ -193,7 +170,7 @@ def case_without(brains, folder, missing, old_names=False):
 
 
 @pytest.mark.parametrize(("missing", "old_names"), [("t1c", False), ("t2f", True)])
-def test_inference_makes_what_is_missing(brains, models, tmp_path, missing, old_names):
+def test_inference_makes_what_is_missing(brains, models, tmp_path, missing, old_names, run):
     truth = case_without(brains, tmp_path / "in", missing, old_names)
     keys = {"dataset_dir": tmp_path / "in", "output_dir": tmp_path / "out", "ckpt_dir": models}
     run("inference", save_std="true", **SMALL, **keys)
@@ -212,7 +189,7 @@ def test_inference_makes_what_is_missing(brains, models, tmp_path, missing, old_
     assert b"synthetic" in made.header["descrip"].item()
 
 
-def test_one_view_and_a_4d_file(brains, models, tmp_path):
+def test_one_view_and_a_4d_file(brains, models, tmp_path, run):
     case_without(brains, tmp_path / "in", "t1c")
     parts = [nib.load(tmp_path / "in" / f"one-{name}.nii.gz") for name in inputs_of("t1c")]
     stack = np.stack([part.get_fdata(dtype=np.float32) for part in parts], axis=-1)
@@ -227,7 +204,7 @@ def test_one_view_and_a_4d_file(brains, models, tmp_path):
     np.testing.assert_array_equal(results[2], results[0])
 
 
-def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, caplog):
+def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, caplog, run):
     case_without(brains, tmp_path / "in" / "good", "t2w")
     case_without(brains, tmp_path / "in" / "two", "t2w")
     (tmp_path / "in" / "two" / "one-t1n.nii.gz").unlink()
@@ -255,14 +232,14 @@ def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, ca
         ({"views": 4}, "views must be 1 or 9"),
     ],
 )
-def test_input_that_cannot_work_is_named_in_one_line(train, keys, text):
+def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of):
     with pytest.raises(Exception) as error:
         train(**keys)
     assert text in line_of(error)
     assert "\n" not in line_of(error)
 
 
-def test_landmarks_of_another_target_are_refused(train, models, tmp_path):
+def test_landmarks_of_another_target_are_refused(train, models, tmp_path, line_of):
     with pytest.raises(Exception) as error:
         train(target="t2w", weights=models / "model.pt", ckpt_dir=models)
     assert "belong to the target t1c, not to t2w" in line_of(error)

@@ -80,9 +80,20 @@ def test_each_target_has_its_own_weights_on_the_input_s_grid(tmp_path, models, t
     item = {"pred": made[0], "image": batch["image"][0]}
     item["image"].meta.update({"target_scale": 110.0})
     pred = RestoreStandardd("pred")(item)["pred"]
-    torch.testing.assert_close(pred[0].as_tensor(), 110 * made[0, 0].clamp_min(0))
+    brain = (batch["image"][0] != 0).any(dim=0).as_tensor()
+    torch.testing.assert_close(pred[0].as_tensor(), 110 * made[0, 0].clamp_min(0) * brain)
     np.testing.assert_allclose(pred.affine, OBLIQUE, atol=1e-6)
     assert inferer.work(batch["image"], Generator(9, 2, 3)) > 0
+
+
+def test_what_is_outside_the_brain_is_0_and_holes_are_inside():
+    image = torch.zeros(3, 8, 8, 8)
+    image[0, 2:6, 2:6, 2:6] = 1
+    image[1, 6, 3, 3] = 0.5
+    image[0, 3, 3, 3] = 0
+    pred = RestoreStandardd("pred", names=("a", "b"))({"pred": torch.ones(2, 8, 8, 8), "image": image})
+    for name in ("a", "b"):
+        assert pred[name].sum() == 4**3 + 1 and pred[name][0, 3, 3, 3] == 1 == pred[name][0, 6, 3, 3]
 
 
 def test_axes_are_brought_to_right_anterior_superior():
@@ -111,7 +122,7 @@ def test_a_network_that_fits_is_used_as_it_is(tmp_path, models):
     assert other is inferer.network_for(batch["image"].meta, Generator(9, 2, 3))  # loaded once
 
 
-def test_one_4d_file_gives_what_the_folder_gives(tmp_path, models):
+def test_one_4d_file_gives_what_the_folder_gives(tmp_path, models, capsys):
     images = write_case(tmp_path / "in", inputs_of("t2w"))
     stack = np.stack([images[name] for name in inputs_of("t2w")], axis=-1)
     nib.save(nib.Nifti1Image(stack, OBLIQUE), tmp_path / "stack.nii.gz")
@@ -122,8 +133,13 @@ def test_one_4d_file_gives_what_the_folder_gives(tmp_path, models):
     # as MONAI Label hands it over: a path and a target
     data = LoadSequencesd("image")({"image": str(tmp_path / "stack.nii.gz"), "target": "t2w"})
     torch.testing.assert_close(StandardiseInputsd("image", models)(data)["image"].as_tensor(), folder[0].as_tensor())
-    with pytest.raises(InputError, match="give --target"):
-        LoadSequencesd("image")({"image": str(tmp_path / "stack.nii.gz")})
+    data = LoadSequencesd("image")({"image": str(tmp_path / "stack.nii.gz"), "target": None})
+    assert data["image"].meta["target"] == "t1c"
+    assert "no target is named, so its volumes are taken as t1n, t2w, t2f" in capsys.readouterr().out
+    data = LoadSequencesd("image")({"image": str(tmp_path / "in"), "target": None})  # the missing one
+    assert data["image"].meta["target"] == "t2w"
+    (failure,) = inference_cases(tmp_path / "stack.nii.gz", None)["failures"]  # the command line asks
+    assert "give --target" in failure[1]
 
 
 def test_inputs_share_one_scale_and_keep_their_background():

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +38,34 @@ def test_learned_landmarks_rise_and_know_the_brightest(cases):
         assert landmarks.sequences[name]["top"] > 99
     assert landmarks.scale == landmarks.sequences["t2w"]["top"]
     assert landmarks.of("t1n") != landmarks.of("t2w")
+
+
+def with_voxels(entry, folder, name, change):
+    """The case with one sequence's voxels changed, and that file."""
+    image = nib.load(entry[name])
+    path = folder / f"bad-{name}.nii.gz"
+    nib.save(nib.Nifti1Image(change(image.get_fdata(dtype=np.float32)), image.affine), path)
+    return {**entry, name: str(path)}, path
+
+
+def one_nan(voxels):
+    voxels[tuple(n // 2 for n in voxels.shape)] = np.nan
+    return voxels
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (one_nan, "1 voxel is NaN or infinite"),
+        (lambda voxels: 0 * voxels + 5, "constant image: every voxel is 5"),
+        (lambda voxels: np.float32(voxels > np.median(voxels)), "the foreground of an image is constant"),
+    ],
+)
+def test_voxels_to_learn_from_that_cannot_work_are_named_with_their_file(cases, tmp_path, change, text):
+    bad, path = with_voxels(cases[1], tmp_path, "t2w", change)
+    with pytest.raises(InputError, match=text) as error:
+        fit([cases[0], bad], "t1c")
+    assert error.value.path == str(path)
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from brasyn_synthesis_lib.inferers import multiplications_per_pixel
 from brasyn_synthesis_lib.networks import Discriminator, EnlargedConv, Generator
@@ -18,7 +19,7 @@ def test_the_paper_s_generator():
     assert [layer.out_channels for layer in downs] == [64, 128, 256, 512, 512, 512, 512, 512]
     assert all(layer.stride == (2, 2) and layer.kernel_size == (3, 3) for layer in downs)
     assert all(isinstance(level[-1], nn.Mish) for level in [*network.down, *network.up])
-    assert not any(isinstance(module, nn.ConvTranspose2d) for module in network.modules())
+    assert not any(isinstance(module, nn.ConvTranspose2d | _NormBase) for module in network.modules())
     assert sum(p.numel() for p in Generator().parameters()) * 4 < 25e6
     seen = []
     for level in network.down:
@@ -42,6 +43,43 @@ def test_output_is_celu():
         network.start_linear([0, 0, 2.0], 3.0)
         image = torch.rand(1, 3, 8, 8)
         torch.testing.assert_close(network(image), 2 * image[:, 2:] + 3)
+
+
+def test_features_keep_their_size_through_all_levels():
+    torch.manual_seed(0)
+    network = Generator().eval()
+    spread = []
+    for level in network.down:
+        level.register_forward_hook(lambda _, __, out: spread.append(float(out.std())))
+    with torch.inference_mode():
+        network(torch.rand(2, 9, 256, 256))
+    assert min(spread) > 0.05 and max(spread) < 5, spread
+
+
+def test_full_resolution_reaches_single_pixels():
+    torch.manual_seed(0)
+    network = Generator(3, 2, 3).eval()
+    network.start_linear([0.0, 0.0, 0.0], 0.0)
+    with torch.no_grad():
+        torch.nn.init.normal_(network.last.weight)
+        network.full.weight.zero_()
+        image = torch.rand(1, 3, 16, 16)
+        dotted = image.clone()
+        dotted[..., 7, 9] += 1
+        changed = torch.nonzero((network(dotted) - network(image))[0, 0])
+    assert changed.min(dim=0).values.tolist() == [5, 7] and changed.max(dim=0).values.tolist() == [9, 11]
+
+
+def test_export_with_free_sizes():
+    network = Generator(3, 2, 2).eval()
+    free = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        program = torch.export.export(
+            network, (torch.rand(2, 3, 40, 24),), dynamic_shapes=({0: free, 2: free, 3: free},)
+        )
+        for size in ((3, 3, 21, 38), (1, 3, 64, 17)):
+            image = torch.rand(size)
+            torch.testing.assert_close(program.module()(image), network(image), atol=1e-5, rtol=1e-4)
 
 
 def test_linear_start_takes_the_middle_slices_and_can_learn():
@@ -70,7 +108,7 @@ def test_enlarged_convolution_is_that_of_the_enlarged_image(shape):
 def test_multiplications_are_counted():
     layer = nn.Conv2d(5, 4, 3, padding=1)
     assert multiplications_per_pixel(layer, 5) == 5 * 4 * 9
-    assert multiplications_per_pixel(Generator(), 9) == pytest.approx(15200, rel=0.2)
+    assert multiplications_per_pixel(Generator(), 9) == pytest.approx(19500, rel=0.1)
 
 
 def test_the_paper_s_discriminator():
