@@ -13,12 +13,10 @@ import io
 import json
 import random
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-import fire
 import numpy as np
 from monai.data import PILReader
 from monai.transforms import LoadImage
@@ -26,6 +24,7 @@ from PIL import Image
 
 from common.handlers.scores import markdown_table
 from common.savers import stem_of
+from tools.command import run_command
 
 SCORES = ("non-diagnostic", "poor", "fair", "good", "great")
 MARKS = {"S": "over-smooth", "A": "artefacts", "U": "unrealistic textures", "N": "noisy"}
@@ -38,9 +37,10 @@ def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
     """Write a page of shuffled images for a reader, and the key that tells which is which.
 
     Give a folder of results for each method, such as ``--truth DIR --msgan DIR --wgan DIR``; files of one name (up to
-    the methods' postfixes, such as _sr_region) are the same case. Only cases that all methods have are shown. Of a
-    volume the middle slice is shown. The page needs no network and no server: open it in a browser, score with the
-    keys 0 to 4 and S, A, U, N, and download the answers. Keep the key away from the reader.
+    the methods' postfixes, such as _sr_region) are the same case. Only cases that all methods have are shown, in the
+    grey scale of the truth, or of the first method without one. Of a volume the middle slice is shown. The evaluation
+    of lesion_msgan writes such folders, pictures/METHOD. The page needs no network and no server: open it in a
+    browser, score with the keys 0 to 4 and S, A, U, N, and download the answers. Keep the key away from the reader.
 
     Args:
         out: the page's file, such as scores.html; the key is written beside it as scores.key.json
@@ -59,9 +59,12 @@ def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
     chosen = sorted(shuffled.sample(cases, min(int(count), len(cases))))
     items = [(case, name) for case in chosen for name in files]
     shuffled.shuffle(items)
+    leading = "truth" if "truth" in files else next(iter(files))
+    for case in chosen:
+        _check_sizes(case, {name: found[case] for name, found in files.items()})
     pictures = []
     for number, (case, name) in enumerate(items):
-        window = _window(files[next(iter(files))][case])  # one grey scale for all pictures of a case
+        window = _window(files[leading][case])  # one grey scale for all pictures of a case
         pictures.append({"id": f"{number:04d}", "png": _png(files[name][case], window)})
     target = Path(str(out)).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +153,14 @@ def _slice(path: Path) -> np.ndarray:
     return image.T[::-1] if volume else image.T
 
 
+def _check_sizes(case: str, paths: Mapping[str, Path]) -> None:
+    """A crop beside a whole slice would tell the reader which method it is."""
+    sizes = {name: " x ".join(map(str, _slice(path).shape[::-1])) for name, path in paths.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"case {case}: the methods' pictures differ in size ({told}); give results of one region")
+
+
 def _window(path: Path) -> tuple[float, float]:
     low, high = np.percentile(_slice(path), [0.5, 99.5])
     return float(low), float(high) if high > low else float(low) + 1.0
@@ -167,11 +178,8 @@ def _png(path: Path, window: tuple[float, float]) -> str:
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is told in one line, with exit status 1."""
-    try:
-        fire.Fire({"page": page, "table": table}, name=NAME)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {str(error).splitlines()[-1]}")
+    """Run the command line."""
+    run_command({"page": page, "table": table}, NAME, [RuntimeError], lambda error: str(error).splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -18,16 +18,7 @@ from PIL import Image
 
 from tools import opinion_score
 
-
-@pytest.fixture
-def command(monkeypatch):
-    """Run the program with the given words after its name."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["opinion_score", *map(str, words)])
-        opinion_score.main()
-
-    return run
+TOOL = opinion_score
 
 
 @pytest.fixture
@@ -109,6 +100,22 @@ def test_order_follows_from_the_seed_and_the_count_limits_the_cases(command, res
     assert len(json.loads((tmp_path / "one.key.json").read_text(encoding="utf-8"))["pictures"]) == 3
 
 
+def test_the_truth_sets_the_grey_scale_wherever_it_is_named(command, results, tmp_path):
+    for number, order in enumerate((["--truth", "--msgan"], ["--msgan", "--truth"])):
+        for folder, top in (("truth", 200), ("msgan", 100)):
+            picture = np.tile(np.linspace(0, top, 30).round().astype(np.uint8), (20, 1))
+            Image.fromarray(picture).save(tmp_path / folder / f"d{'_sr_region' if folder == 'msgan' else ''}.png")
+        command("page", "--out", tmp_path / f"{number}.html", *[word for n in order for word in (n, results[n])])
+        key = json.loads((tmp_path / f"{number}.key.json").read_text(encoding="utf-8"))["pictures"]
+        shown = pictures((tmp_path / f"{number}.html").read_text(encoding="utf-8"))
+        tops = {
+            key[p["id"]]["method"]: np.asarray(Image.open(io.BytesIO(base64.b64decode(p["png"])))).max()
+            for p in shown
+            if key[p["id"]]["case"] == "d"
+        }
+        assert tops["truth"] == 255 and 120 < tops["msgan"] < 135
+
+
 SCRIPT = """
 const elements = {}, listeners = {};
 function element(id) {
@@ -136,7 +143,7 @@ console.log(JSON.stringify({saved, where: elements.where.textContent, pressed: e
 def test_keys_score_and_mark_and_the_answers_become_the_table(command, page, tmp_path, capsys):
     script = re.search(r"<script>(.*)</script>", page[0].read_text(encoding="utf-8"), re.DOTALL)[1]
     (tmp_path / "page.js").write_text(SCRIPT + script + TAIL, encoding="utf-8")
-    done = subprocess.run(["node", tmp_path / "page.js"], capture_output=True, text=True, check=True)
+    done = subprocess.run(["node", tmp_path / "page.js"], capture_output=True, encoding="utf-8", check=True)
     told = json.loads(done.stdout)
     assert told["where"] == "image 2 of 6, 3 scored" and told["pressed"]["aria-pressed"] is True
     (tmp_path / "answers.json").write_text(told["saved"], encoding="utf-8")
@@ -197,6 +204,12 @@ def test_folders_that_cannot_be(command, results, tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             command("page", "--out", tmp_path / "p.html", *words)
+    Image.fromarray(np.zeros((80, 80), np.uint8)).save(tmp_path / "truth" / "c.png")  # the region's slice as a whole
+    words = [word for name in ("--truth", "--msgan") for word in (name, results[name])]
+    message = r"case c: the methods' pictures differ in size \(truth 80 x 80, msgan 30 x 20\); give"
+    with pytest.raises(SystemExit, match=message):
+        command("page", "--out", tmp_path / "p.html", *words)
+    assert not (tmp_path / "p.html").exists()
     (tmp_path / "truth" / "b.nii.gz").write_bytes(b"no")
     with pytest.raises(SystemExit, match=r"b.nii.gz: cannot be read"):
         command("page", "--out", tmp_path / "p.html", *[word for pair in results.items() for word in pair])

@@ -19,7 +19,7 @@ from common.savers import stem_of
 from common.settings import names, optional
 from common.transforms.geometry import grid_affine
 
-from .slices import PICTURES, downsample
+from .slices import downsample, is_picture
 
 __all__ = ["grey", "inference_cases", "sample_case"]
 
@@ -87,7 +87,7 @@ def _found(folder: str, pattern: str | None, sequence: str | None) -> list[str]:
 
 def _checked(path: str) -> tuple[list[str], list[tuple[str, str]]]:
     """A picture has two axes; a NIfTI file two or three."""
-    if path.lower().endswith(PICTURES):
+    if is_picture(path):
         return check_headers([path], ndim=2, color=True)
     good, failures = check_headers([path])
     if good or os.path.isdir(path):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,13 +168,14 @@ class LesionSlices(LesionVolumes):
     """Slices through held-out lesions, always the same: low resolution as "image", the truth in the region as "label".
 
     "image" ``(1, h, w)`` is standardised and carries its statistics and region; "label", "bicubic" and "bilinear"
-    ``(1, H, W)`` are the region alone in the scan's units. Items also carry "case" and "setting".
+    ``(1, H, W)`` are the region alone in the scan's units. Items also carry "case", no two alike, and "setting".
 
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``.
         slices: per volume, spread evenly over those with lesion; None for all.
         detector: ``mask`` or ``foreground``.
         others: further methods, called with the low-resolution image ``(1, 1, h, w)``, its key their name.
+        data: entries that the volumes were loaded from, which MONAI Label looks for here.
     """
 
     def __init__(
@@ -181,10 +184,12 @@ class LesionSlices(LesionVolumes):
         slices: int | None = None,
         detector: Any = "mask",
         others: Mapping[str, Any] | None = None,
+        data: Any = None,
     ) -> None:
         super().__init__(volumes, detector)
-        self.data = getattr(volumes, "data", None)
+        self.data = getattr(volumes, "data", None) if data is None else data
         self.others = dict(others or {})
+        self.names = _names([_source(volumes[number], number) for number in range(len(volumes))])
         self.places = [
             (number, places[i]) for number, (places, _) in enumerate(self.known) for i in _spread(len(places), slices)
         ]
@@ -205,8 +210,7 @@ class LesionSlices(LesionVolumes):
             item[mode] = cut(interpolate(low[None, None], mode=mode), region, FACTOR)[0].clone()
         for name, method in self.others.items():
             item[name] = cut(method(image.as_tensor()[None]), region, FACTOR)[0].cpu() * spread + mean
-        source = stem_of(_source(self.volumes[number], number))
-        return {**item, "case": f"{source}_{place}", "setting": "x4"}
+        return {**item, "case": f"{self.names[number]}_{place}", "setting": "x4"}
 
     def pixels(self) -> int:
         """Low-resolution pixels of all regions, without context."""
@@ -215,6 +219,21 @@ class LesionSlices(LesionVolumes):
             (top, bottom), (left, right) = region_of(*self.slice(number, place), self.known[number][1])
             total += (bottom - top) * (right - left)
         return total
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """Names of volumes without folders; with their folder's name, or a number, where files are called alike."""
+    stems = [stem_of(source) for source in sources]
+    longer = [f"{Path(source).parent.name}_{stem}" for source, stem in zip(sources, stems, strict=True)]
+    for names in (stems, longer):
+        if len(set(names)) == len(names):
+            return names
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in longer:
+        seen[name] += 1
+        numbered.append(f"{name}_{seen[name]}")
+    return numbered
 
 
 def _spread(count: int, wanted: int | None) -> Sequence[int]:

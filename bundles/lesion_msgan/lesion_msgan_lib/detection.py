@@ -21,24 +21,29 @@ from common.inputs import InputError
 from common.settings import optional
 from common.weights import load_into
 
+from .masks import load_mask, mask_paths, place_of
 from .regions import FACTOR, MARGIN, MINIMUM, bounding_box, foreground_region, square_region
-from .transforms import AXIS, REGION, load_mask
+from .transforms import AXIS, MEAN, REGION, SPREAD
 
 __all__ = ["FROM", "FindRegiond", "detect", "detector_network"]
 
 WAYS = ("mask", "network", "foreground")
 STEP = 16  # four halvings of the U-Net
+LEAST = 32  # pixels: instance normalisation needs more than one at the bottom
 FROM = "region_from"  # key in an image's meta data: what found the region
 
 
 def detector_network() -> nn.Module:
-    """MONAI's ``BasicUNet`` with few features, from a standardised low-resolution slice to a lesion logit per pixel."""
+    """MONAI's ``BasicUNet`` with few features, from a standardised low-resolution slice to a lesion logit per pixel.
+
+    Its instance normalisation takes each slice as it is; batch normalisation would mix sequences of unlike contrast.
+    """
     return BasicUNet(
         spatial_dims=2,
         in_channels=1,
         out_channels=1,
         features=(16, 16, 32, 64, 64, 16),
-        norm=("batch", {"affine": True}),
+        norm=("instance", {"affine": True}),
     )
 
 
@@ -55,7 +60,8 @@ def detect(network: nn.Module, slices: torch.Tensor) -> torch.Tensor:
     flat = slices.ndim == 2
     batch = (slices[None] if flat else slices.movedim(-1, 0))[:, None].float()
     height, width = batch.shape[2:]
-    padded = F.pad(batch, (0, -width % STEP, 0, -height % STEP), mode="replicate")
+    more = [max(-edge % STEP, LEAST - edge) for edge in (width, height)]
+    padded = F.pad(batch, (0, more[0], 0, more[1]), mode="replicate")
     device = next(network.parameters()).device
     with torch.no_grad():
         logits = torch.cat([network(chunk.to(device)).cpu() for chunk in padded.split(16)])
@@ -77,7 +83,7 @@ class FindRegiond(MapTransform):
         network: of ``detector_network``'s kind; its weights are loaded at first use.
         margin: low-resolution pixels around the lesion.
         minimum: least edge in high-resolution pixels.
-        guide_key: key of the entry's list with the mask's file.
+        guide_key: key of the entry's list with the mask's file, see ``mask_paths``.
 
     Raises:
         InputError: another detector, no mask or no weights where they are asked for.
@@ -106,16 +112,19 @@ class FindRegiond(MapTransform):
         for key in self.key_iterator(out):
             image = out[key]
             source = str(image.meta.get("filename_or_obj", key))
-            way = self._way(out.get(self.guide_key), source)
+            guides = mask_paths(out, self.guide_key)
+            way = self._way(guides, source)
             low = image.as_tensor()[0]
             mask = None
             if way == "mask":
-                mask = self._given(out[self.guide_key][0], image)
+                mask = self._given(guides[0], image)
             elif way == "network":
                 mask = detect(self._loaded(), low)
             box = None if mask is None else bounding_box(mask)
             if box is None:
-                region = foreground_region(low)
+                # of the scan's own values: standardised, a blank slice is brighter than the background beside a brain
+                mean, spread = (torch.as_tensor(image.meta[name]).to(low) for name in (MEAN, SPREAD))
+                region = foreground_region(low * spread + mean)
                 if way != "foreground":
                     say(f"{source}: no lesion found by {way}; the foreground's box is taken instead")
                     way = f"foreground, no lesion found by {way}"
@@ -144,8 +153,8 @@ class FindRegiond(MapTransform):
         axis = int(np.asarray(image.meta[AXIS]))
         low = image.as_tensor()[0]
         if axis < 0:
-            return load_mask(path, tuple(low.shape), FACTOR)
-        return load_mask(path, tuple(low.movedim(-1, axis).shape), FACTOR).movedim(axis, -1)
+            return load_mask(path, low.shape, place_of(image), factor=FACTOR)
+        return load_mask(path, low.movedim(-1, axis).shape, place_of(image), axis, FACTOR).movedim(axis, -1)
 
     def _loaded(self) -> nn.Module:
         if not self._ready:

@@ -12,6 +12,7 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.inferers import Inferer
 from monai.metrics import CumulativeIterationMetric, DiceMetric
 from monai.metrics.utils import do_metric_reduction
+from monai.transforms import Compose
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -20,7 +21,7 @@ from common.inputs import InputError
 from common.weights import bare
 
 from .data import LesionSlices, LesionVolumes
-from .detection import STEP, detect
+from .detection import LEAST, STEP, detect
 from .regions import FACTOR, bounding_box, cut, foreground_region, square_region
 from .slices import downsample, statistics
 
@@ -40,15 +41,19 @@ class DetectorSlices(LesionVolumes):
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``.
         slices: samples per epoch.
-        size: edge in low-resolution pixels, a multiple of 16.
+        size: edge in low-resolution pixels, a multiple of 16 from 32.
         seed: start of all randomness.
+        augment: random transform of low-resolution slices ``(1, h, w)`` in the scan's units, MONAI's ``Randomizable``.
     """
 
-    def __init__(self, volumes: Dataset, slices: int, size: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self, volumes: Dataset, slices: int, size: int = 64, seed: int = 0, augment: Compose | None = None
+    ) -> None:
         super().__init__(volumes)
-        if size % STEP:
-            raise InputError(f"size must be a multiple of {STEP}, got {size}")
+        if size % STEP or size < LEAST:
+            raise InputError(f"size must be a multiple of {STEP} from {LEAST}, got {size}")
         self.slices, self.size, self.seed, self.epoch = int(slices), int(size), int(seed), 0
+        self.augment = augment
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose samples are drawn."""
@@ -66,6 +71,9 @@ class DetectorSlices(LesionVolumes):
         place = places[random.integers(len(places))] if random.random() < 2 / 3 else int(random.integers(depth))
         truth, mask = self.slice(number, place)
         low = downsample(truth)
+        if self.augment is not None:
+            self.augment.set_random_state(int(random.integers(2**31)))
+            low = torch.as_tensor(self.augment(low[None])[0]).as_subclass(torch.Tensor) * (low != 0)
         mean, spread = statistics(low)
         pair = [((low - mean) / spread)[None], _low_mask(mask)[None]]
         corners = [int(random.integers(0, max(0, n - self.size) + 1)) for n in low.shape]

@@ -14,11 +14,16 @@ from monai.transforms.utils_pytorch_numpy_unification import percentile
 from common.inputs import InputError
 from common.settings import value
 
-__all__ = ["downsample", "foreground", "slice_axis", "statistics", "whole_pixels"]
+__all__ = ["downsample", "foreground", "is_picture", "slice_axis", "statistics", "whole_pixels"]
 
 FACTOR = 4
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 PLANES = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}  # the plane, and the letters of the axis across it
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is a PNG, JPEG or BMP picture, by its name."""
+    return path.lower().endswith(PICTURES)
 
 
 def whole_pixels(image: torch.Tensor, factor: int = FACTOR) -> torch.Tensor:

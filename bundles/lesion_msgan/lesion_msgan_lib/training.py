@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
+from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.inputs import InputError
-from common.settings import optional, value
+from common.settings import number, optional, value
 from common.weights import bare, load_flat
 
 from .data import LesionSlices
@@ -21,6 +22,7 @@ __all__ = ["announce", "announce_evaluation", "compared_networks", "expected_sec
 
 STEP = 4.0  # a generator step costs about four forward passes, with optimizer and loss
 CRITIC_STEP = 5.0  # a critic step with penalty, in generator forward passes of the default networks
+NAMES = ("truth", "network", "bicubic", "bilinear", "label", "pred", "image", "case", "setting", "baseline")  # taken
 
 
 def objective(x2: Any, x4: Any, vgg: Any, vgg_weights: Any) -> dict[str, float]:
@@ -31,10 +33,10 @@ def objective(x2: Any, x4: Any, vgg: Any, vgg_weights: Any) -> dict[str, float]:
     """
     weights = {}
     for name, given in (("mse_x2", x2), ("mse_x4", x4), ("vgg", vgg)):
-        plain = value(given)
-        if isinstance(plain, bool) or not isinstance(plain, int | float) or plain < 0:
+        plain = number(given)
+        if plain is None or plain < 0:
             raise InputError(f"the weight of {name} must be a number of 0 or more, got {given!r}")
-        weights[name] = float(plain)
+        weights[name] = plain
     if optional(vgg_weights) is None:
         weights["vgg"] = 0.0
     return weights
@@ -62,11 +64,8 @@ def expected_seconds(
     """
     pixels = 2.0 * validations * held_out.pixels()  # with context about twice the region
     if trainer is not None:
-        critics, generators = trainer.critic_steps, trainer.generator_steps
-        playing = (CRITIC_STEP * critics + (STEP + 1) * generators) / (critics + generators)
-        cost = {"generator": STEP, "discriminator": CRITIC_STEP, "both": playing}
-        for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
-            pixels += cost[trainer.stage(epoch)] * crops * crop_pixels
+        passes = trainer.passes_left(generator=STEP, discriminator=CRITIC_STEP, game=1.0)
+        pixels += passes * crops * crop_pixels
     return multiplications(bare(network)) * pixels / convolution_rate(device)
 
 
@@ -107,7 +106,7 @@ def announce_evaluation(network: nn.Module, device: Any, held_out: LesionSlices,
     """Says before an evaluation what is going to happen, and how long the network will take."""
     seconds = expected_seconds(network, device, 0, 0, None, held_out, 1)
     data = f"{len(held_out)} slices of {len(held_out.volumes)} volume(s)"
-    say(f"evaluating {weights} on {data}; about {duration(seconds)} on {device_text(device)}")
+    evaluation_line(weights, data, seconds, device)
 
 
 def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
@@ -120,14 +119,18 @@ def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tens
         device: where they run.
 
     Raises:
-        InputError: no such mapping, a file that is missing, or weights of neither generator.
+        InputError: no such mapping, a name that cannot be, a file that is missing, or weights of neither generator.
     """
     plain = value(given)
     if plain is None:
         return {}
     if not isinstance(plain, Mapping):
         raise InputError(f"compared must be like {{'srresnet': 'best.pt'}}, got {given!r}")
-    return {str(name).replace(" ", "_"): _whole_slice(generator_of(str(path)), device) for name, path in plain.items()}
+    known = {str(name).replace(" ", "_"): str(path) for name, path in plain.items()}
+    for name in known:
+        if name in NAMES or not re.fullmatch(r"\w[\w.+-]*", name):  # it becomes a folder, and a key beside the others
+            raise InputError(f"compared: {name!r} is taken or no plain name; choose another")
+    return {name: _whole_slice(generator_of(path), device) for name, path in known.items()}
 
 
 def generator_of(path: str) -> nn.Module:

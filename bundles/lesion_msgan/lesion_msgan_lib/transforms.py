@@ -1,60 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scan on its way to the network and back: mask, slices, standardisation, region, finer grid."""
+"""A scan on its way to the network and back: mask as a channel, slices, standardisation, region, finer grid."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform
+from monai.transforms import MapTransform
 
-from common.headers import one_line
 from common.images import like_image
-from common.inputs import CheckVoxelsd, InputError, root_cause
+from common.inputs import CheckVoxelsd
 from common.transforms.geometry import grid_affine
 
+from .masks import load_mask, mask_paths, place_of
 from .regions import cut
-from .slices import slice_axis, statistics
+from .slices import is_picture, slice_axis, statistics
 
-__all__ = ["AddMaskd", "CheckScand", "RestoreRegiond", "RestoreSlicesd", "StandardiseSlicesd", "load_mask"]
+__all__ = [
+    "AddMaskd",
+    "CheckScand",
+    "PlainPictured",
+    "RestoreRegiond",
+    "RestoreSlicesd",
+    "StandardiseSlicesd",
+    "in_own_order",
+    "picture_pixels",
+]
 
 FACTOR = 4
 AXIS, MEAN, SPREAD, REGION = "slice_axis", "slice_mean", "slice_std", "region"  # keys in an image's meta data
 
 
-def load_mask(path: str, shape: tuple[int, ...], factor: int = 1) -> torch.Tensor:
-    """A lesion mask as a boolean tensor: voxels other than 0 and NaN.
+def in_own_order(values: Sequence[Any], axis: int) -> list[Any]:
+    """One value per axis with the slices' last, in the order of the scan's own axes.
 
     Args:
-        path: image file.
-        shape: of the image it belongs to.
-        factor: with 4, the mask may also lie on a grid four times as fine in one plane; a coarse pixel then counts
-            when one of its fine ones does.
-
-    Raises:
-        InputError: it cannot be read, or lies on another grid.
+        values: three, or two for a picture.
+        axis: across the slices in the scan; -1 for a picture.
     """
-    try:
-        mask = LoadImage(image_only=True, ensure_channel_first=True)(path)
-    except Exception as error:
-        raise InputError(f"the mask cannot be read ({one_line(root_cause(error))})", path) from error
-    mask = torch.nan_to_num(mask.as_tensor()).amax(dim=0) > 0
-    if mask.ndim == len(shape) + 1 and mask.shape[-1] == 1:
-        mask = mask[..., 0]
-    if tuple(mask.shape) == tuple(shape):
-        return mask
-    if mask.ndim == len(shape):
-        steps = [m // n if m % n == 0 else 0 for m, n in zip(mask.shape, shape, strict=True)]
-        if set(steps) <= {1, factor} and sum(step == factor for step in steps) == 2:
-            for axis, step in enumerate(steps):
-                mask = mask.unflatten(axis, (-1, step)).any(dim=axis + 1)
-            return mask
-    sizes = [" x ".join(map(str, size)) for size in (mask.shape, shape)]
-    raise InputError(f"the mask has {sizes[0]} voxels, its image {sizes[1]}", path)
+    return list(values) if axis < 0 else [*values[:axis], values[2], *values[axis:2]]
 
 
 class CheckScand(MapTransform):
@@ -72,7 +60,7 @@ class AddMaskd(MapTransform):
     Args:
         keys: scans.
         axis: across the slices, see ``slice_axis``.
-        guide_key: key of the entry's list with the mask's file; without one the channel is 0.
+        guide_key: key of the entry's list with the mask's file, see ``mask_paths``; without one the channel is 0.
     """
 
     def __init__(self, keys: KeysCollection, axis: Any = "axial", guide_key: str = "guide") -> None:
@@ -82,11 +70,11 @@ class AddMaskd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
-        paths = out.get(self.guide_key) or []
+        paths = mask_paths(out, self.guide_key)
         for key in self.key_iterator(out):
             image = out[key]
             shape = tuple(image.shape[1:])
-            mask = load_mask(paths[0], shape) if paths else torch.zeros(shape)
+            mask = load_mask(paths[0], shape, place_of(image)) if paths else torch.zeros(shape)
             both = torch.cat([image.as_tensor().float(), mask[None].to(image.device, torch.float32)])
             axis = slice_axis(image.affine, self.axis, shape) + 1
             out[key] = MetaTensor(both.movedim(axis, -1).contiguous(), meta=dict(image.meta))
@@ -162,7 +150,7 @@ class RestoreSlicesd(MapTransform):
                 steps = [1 / FACTOR, 1 / FACTOR, 1.0]
                 if axis >= 0:
                     part = part.movedim(-1, axis + 1)
-                    corner, steps = ([*x[:axis], x[2], *x[axis:2]] for x in (corner, steps))
+                    corner, steps = (in_own_order(x, axis) for x in (corner, steps))
                 affine = grid_affine(image.affine, steps)
                 affine[:3, 3] += affine[:3, :3] @ corner
                 out[name] = like_image(part.contiguous(), image, torch.as_tensor(affine))
@@ -187,3 +175,26 @@ class RestoreRegiond(MapTransform):
         for key in self.key_iterator(out):
             out[key] = torch.as_tensor(out[key]).as_subclass(torch.Tensor) * spread + mean
         return out
+
+
+class PlainPictured(MapTransform):
+    """A picture ``(1, W, H)`` as integers ``(W, H)``, as MONAI Label's writer of PNG wants it; stands behind the saver.
+
+    Volumes stay. "result_extension", MONAI Label's key for the result's kind, becomes that of a picture.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            if not is_picture(str(image.meta["filename_or_obj"])):
+                continue
+            out[key] = picture_pixels(image.as_tensor()[0].cpu().numpy(), image.meta.get("mode", "L"))
+            out["result_extension"] = ".png"
+        return out
+
+
+def picture_pixels(values: np.ndarray, mode: str) -> np.ndarray:
+    """Values rounded to a PNG's integers of 8 bits, or of 16 where the input's Pillow mode had more."""
+    kind = np.uint16 if mode.startswith("I") else np.uint8
+    return np.rint(values.clip(0, np.iinfo(kind).max)).astype(kind)

@@ -117,6 +117,19 @@ def test_validation_items(volumes):
     assert len(LesionSlices(volumes)) == 6
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["in/a/x-t1c.nii.gz", "in/b/y-t1c.nii.gz"], ["x-t1c", "y-t1c"]),
+        (["in/a/t1c.nii.gz", "in/b/t1c.nii.gz"], ["a_t1c", "b_t1c"]),
+        (["in/1/mr/t1c.nii.gz", "in/2/mr/t1c.nii.gz"], ["mr_t1c_1", "mr_t1c_2"]),
+    ],
+)
+def test_no_two_cases_are_called_alike(paths, names):
+    data = LesionSlices([volume(name=path) for path in paths], 1)
+    assert [data[i]["case"] for i in range(2)] == [f"{name}_4" for name in names]
+
+
 def test_what_cannot_work(volumes):
     with pytest.raises(InputError, match=r"case-t1c.nii.gz: slices of 66 x 72 pixels are smaller than a crop of 68"):
         LesionCrops(volumes, 4, 68)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from common.inputs import InputError
+from common.trainers import AdversarialTrainer
 from lesion_msgan_lib import metrics, training
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet
 from lesion_msgan_lib.training import compared_networks, expected_seconds, objective
@@ -47,6 +49,9 @@ def test_weights_of_something_else(tmp_path):
     for name in "wv":
         with pytest.raises(InputError, match="not the weights of one of this bundle's generators"):
             compared_networks({"a": str(tmp_path / f"{name}.pt")}, "cpu")
+    for name in ("truth", "network", "label", "../a", ""):
+        with pytest.raises(InputError, match="is taken or no plain name"):
+            compared_networks({name: str(tmp_path / "w.pt")}, "cpu")
     with pytest.raises(InputError, match="compared must be like"):
         compared_networks("best.pt", "cpu")
 
@@ -63,6 +68,7 @@ def test_expected_time_counts_every_stage(monkeypatch):
 
     state = SimpleNamespace(epoch=1, max_epochs=3)
     trainer = SimpleNamespace(critic_steps=1, generator_steps=1, state=state, stage=stage)
+    trainer.passes_left = partial(AdversarialTrainer.passes_left, trainer)
     # one epoch with the generator alone (4 forward passes), one with both in turn (5 each)
     assert expected_seconds(network, "cpu", 10, 36, trainer, held_out, 0) == pytest.approx(360 * 9 * work)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,10 +13,20 @@ from monai.data import MetaTensor
 
 from common.inputs import InputError
 from common.transforms.geometry import spacing_of
+from lesion_msgan_lib.detection import FindRegiond
 from lesion_msgan_lib.networks import interpolate
+from lesion_msgan_lib.savers import SaveSlicesd
 from lesion_msgan_lib.slices import foreground
-from lesion_msgan_lib.transforms import AddMaskd, CheckScand, RestoreRegiond, RestoreSlicesd, StandardiseSlicesd
+from lesion_msgan_lib.transforms import (
+    AddMaskd,
+    CheckScand,
+    PlainPictured,
+    RestoreRegiond,
+    RestoreSlicesd,
+    StandardiseSlicesd,
+)
 
+BOX = [[11, 21], [15, 18], [5, 9]]
 AFFINE = np.array([[0, -1.1, 0, 5], [0.9, 0, 0.2, -7], [0, 0.1, 2.0, 3], [0, 0, 0, 1.0]])
 
 
@@ -77,6 +89,32 @@ def test_restored_volume_has_units_axes_and_affine(axis):
     np.testing.assert_allclose(part.affine.numpy()[:3, 3], large[:3, :3] @ start + large[:3, 3], atol=1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_sidecar_tells_the_region_along_the_input_s_own_axes(tmp_path, axis):
+    shape = (30, 34, 12)
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(*side) for side in BOX)] = 1
+    image = scan(shape)
+    nib.save(nib.Nifti1Image(mask, AFFINE), tmp_path / "m.nii")
+    item = StandardiseSlicesd("image", axis)({"image": image, "guide": [str(tmp_path / "m.nii")]})
+    item = FindRegiond("image", margin=1, minimum=4)(item)
+    item = RestoreSlicesd("pred")({**item, "pred": enlarged(item["image"])})
+    postfix = ["sr", "sr_region"]
+    SaveSlicesd(["pred", "pred_region"], str(tmp_path / "out"), postfix, {"bundle": "lesion_msgan"})(item)
+    for name in postfix:
+        sidecar = tmp_path / "out" / f"scan_{name}.nii.gz.provenance.json"
+        region = json.loads(sidecar.read_text(encoding="utf-8"))["region"]
+        assert all(start <= first < last <= stop for (start, stop), (first, last) in zip(region, BOX, strict=True))
+        assert region[axis] == BOX[axis]
+    # the region's file lies where its sidecar says
+    part = nib.load(tmp_path / "out" / "scan_sr_region.nii.gz")
+    steps = [1 if i == axis else 4 for i in range(3)]
+    assert part.shape == tuple((stop - start) * step for (start, stop), step in zip(region, steps, strict=True))
+    corner = part.affine[:3, :3] @ np.full(3, -0.5) + part.affine[:3, 3]
+    first = np.array([start for start, _ in region]) - 0.5
+    np.testing.assert_allclose(corner, AFFINE[:3, :3] @ first + AFFINE[:3, 3], atol=1e-4)
+
+
 def test_restored_picture():
     original = scan((12, 11))
     item = StandardiseSlicesd("image")({"image": original})
@@ -101,6 +139,18 @@ def test_mask_becomes_a_channel_and_slices_lie_last(tmp_path):
     assert out.shape == (2, 7, 8, 6) and out[1].sum() == 1 and out[1, 3, 4, 2] == 1
     assert torch.equal(out[0].as_tensor(), entry["image"].as_tensor()[0].movedim(0, -1))
     assert AddMaskd("image")({"image": scan((6, 7, 8))})["image"][1].sum() == 0
+    labelled = {"image": scan((6, 7, 8)), "label": str(tmp_path / "seg.nii.gz")}  # as MONAI Label trains
+    assert AddMaskd("image", "coronal")(labelled)["image"][1, 3, 4, 2] == 1
+
+
+@pytest.mark.parametrize(("mode", "kind", "top"), [("L", np.uint8, 255), ("I;16", np.uint16, 65535)])
+def test_pictures_become_integers_for_monai_label_and_volumes_stay(mode, kind, top):
+    picture = MetaTensor(torch.tensor([[[-3.0, 1.6], [2.4, 1e6]]]), meta={"filename_or_obj": "a.PNG", "mode": mode})
+    out = PlainPictured("pred")({"pred": picture})
+    assert out["pred"].tolist() == [[0, 2], [2, top]] and out["pred"].dtype == kind
+    assert out["result_extension"] == ".png"
+    volume = {"pred": scan((6, 7, 8))}
+    assert PlainPictured("pred")(volume) == volume
 
 
 def test_voxels_are_checked_in_pictures_and_volumes():

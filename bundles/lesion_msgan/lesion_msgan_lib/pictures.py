@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method's picture of the same region, for a reader who scores without knowing which is which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from PIL import Image
+
+from common.runs import is_main_process
+from common.transforms.intensity import robust_range
+
+__all__ = ["MethodPictures"]
+
+
+class MethodPictures:
+    """Writes what an evaluation compared as PNG, ``pictures/<method>/<case>.png``, for ``tools.opinion_score``.
+
+    All pictures of a case have one size and one grey scale, the truth's. Several processes write their own cases. What
+    an earlier evaluation left in the folders goes, lest a reader see two evaluations mixed.
+
+    Args:
+        folder: the run's folder.
+        methods: pairs of the method's name and key, each key found in the evaluator's batch or output, ``(1, H, W)``.
+        truth: key of the truth.
+    """
+
+    def __init__(self, folder: str | Path, methods: Sequence[Sequence[str]], truth: str = "label") -> None:
+        self.folder = Path(folder) / "pictures"
+        self.methods = methods
+        self.truth = truth
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _clear(self, engine: Engine) -> None:
+        if is_main_process():
+            for path in self.folder.glob("*/*.png"):
+                path.unlink()
+        idist.barrier()
+
+    def __call__(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            item = {**batch, **output}
+            window = robust_range(item[self.truth][0])
+            for name, key in self.methods:
+                path = self.folder / name / f"{item['case']}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _upright(item[key][0], window).save(path)
+
+
+def _upright(image: torch.Tensor, window: tuple[float, float]) -> Image.Image:
+    """A slice ``(H, W)`` in 8 bits, its second axis pointing up as in the panels."""
+    low, high = window
+    scaled = ((torch.as_tensor(image).detach().float().cpu() - low) / (high - low)).clamp(0, 1) * 255
+    return Image.fromarray(np.ascontiguousarray(scaled.round().numpy().astype(np.uint8).T[::-1]))
