@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
+from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.weights import bare
 
 from .data import DegradedVolumes, setting_name
@@ -92,7 +92,7 @@ def announce(
 def announce_evaluation(network: nn.Module, device: Any, held_out: DegradedVolumes, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long it will take."""
     seconds = expected_seconds(network, device, 0, 0, held_out, 1)
-    say(f"evaluating {weights} on {_held_out_text(held_out)}; about {duration(seconds)} on {device_text(device)}")
+    evaluation_line(weights, _held_out_text(held_out), seconds, device)
 
 
 def _held_out_text(held_out: DegradedVolumes) -> str:

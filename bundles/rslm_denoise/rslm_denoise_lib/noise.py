@@ -12,7 +12,7 @@ from monai.transforms import RandRicianNoise
 
 from common.inputs import InputError
 from common.samplers import Patch
-from common.settings import value
+from common.settings import number, value
 
 __all__ = ["RicianPatches", "add_noise", "estimate_level", "parse_levels"]
 
@@ -24,11 +24,10 @@ def parse_levels(levels: Any) -> list[float]:
         InputError: no level, or one that is not a positive number.
     """
     plain = value(levels)
-    plain = list(plain) if isinstance(plain, list | tuple) else [plain]
-    good = [isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < float("inf") for x in plain]
-    if not plain or not all(good):
+    percentages = [number(level) for level in (plain if isinstance(plain, list | tuple) else [plain])]
+    if not percentages or any(level is None or level <= 0 for level in percentages):
         raise InputError(f"noise_level must be one or several positive percentages, such as 3 or [1,9]; got {levels!r}")
-    return [float(level) for level in plain]
+    return percentages
 
 
 def add_noise(image: torch.Tensor, level: float, seed: int) -> torch.Tensor:

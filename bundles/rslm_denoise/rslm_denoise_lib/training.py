@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from common.console import convolution_rate, device_text, duration, multiplications, say, start_lines
+from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.inputs import InputError
 from common.savers import stem_of
-from common.settings import triple, value
+from common.settings import number, triple
 from common.weights import bare
 
 from .data import NoisyVolumes
@@ -29,10 +29,10 @@ def objective(tau: Any) -> dict[str, float]:
     Raises:
         InputError: tau outside [0, 1].
     """
-    plain = value(tau)
-    if isinstance(plain, bool) or not isinstance(plain, int | float) or not 0 <= plain <= 1:
+    share = number(tau)
+    if share is None or not 0 <= share <= 1:
         raise InputError(f"tau must lie in [0, 1], got {tau!r}")
-    return {"ms_ssim": float(plain), "l1": 1 - float(plain)}
+    return {"ms_ssim": share, "l1": 1 - share}
 
 
 def patch_shape(patch_size: Any) -> tuple[int, int, int]:
@@ -87,11 +87,7 @@ def expected_seconds(
     """
     voxels = float(validations * held_out.voxels())
     if trainer is not None:
-        critics, generators = trainer.critic_steps, trainer.generator_steps
-        playing = (critics + STEP * generators) / (critics + generators)
-        cost = {"generator": STEP, "discriminator": 1.0, "both": playing}
-        for epoch in range(trainer.state.epoch + 1, trainer.state.max_epochs + 1):
-            voxels += cost[trainer.stage(epoch)] * patches * patch_voxels
+        voxels += trainer.passes_left(generator=STEP, discriminator=1.0) * patches * patch_voxels
     return multiplications(bare(network)) * voxels / convolution_rate(device)
 
 
@@ -130,7 +126,7 @@ def announce(
 def announce_evaluation(network: nn.Module, device: Any, held_out: NoisyVolumes, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long the network will take."""
     seconds = expected_seconds(network, device, 0, 0, None, held_out, 1)
-    say(f"evaluating {weights} on {_held_out_text(held_out)}; about {duration(seconds)} on {device_text(device)}")
+    evaluation_line(weights, _held_out_text(held_out), seconds, device)
 
 
 def _held_out_text(held_out: NoisyVolumes) -> str:

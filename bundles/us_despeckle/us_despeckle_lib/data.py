@@ -15,8 +15,9 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import MapTransform
 
 from common.console import say
+from common.datasets import check_entries
 from common.inputs import InputError
-from common.sample_data import sample_probes
+from common.sample_data import is_sample, sample_probes
 from common.savers import stem_of
 from common.settings import optional, value
 
@@ -29,6 +30,7 @@ __all__ = [
     "HeldOutFrames",
     "LoadFramesd",
     "ProbeFrames",
+    "check_frames",
     "inference_entries",
     "pooled_histogram",
     "probe_entries",
@@ -77,6 +79,20 @@ def probe_entries(
         validate = low
     parts = {"train": train, "validate": validate[:most], "reference": high}
     return {name: [{"image": path} for path in paths] for name, paths in parts.items()}
+
+
+def check_frames(
+    train: Sequence[Mapping[str, Any]], validate: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
+) -> None:
+    """``common.datasets.check_entries``, and that own frames are not trained towards the sample's probe.
+
+    Raises:
+        InputError: something is missing, or the reference alone is sample data.
+    """
+    check_entries(train, validate)
+    path = train[0]["image"]
+    if is_sample(reference[0]["image"]) and not is_sample(path):
+        raise InputError("no reference probe for these frames: dataset_dir must name a folder with high/", path)
 
 
 def _side(root: Path, name: str) -> list[str]:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw
 
 from common.inputs import InputError
+from common.runs import is_main_process
 from common.settings import optional
 
 from .metrics import histogram
@@ -117,7 +119,7 @@ def load_reference(given: Any) -> torch.Tensor | None:
 
 
 class PooledHistograms:
-    """Writes ``histograms.png`` after a validation: reference, all inputs and all results, pooled.
+    """Writes ``histograms.png`` after a validation: reference, all inputs and all results of all processes, pooled.
 
     Args:
         folder: the run's folder.
@@ -142,7 +144,10 @@ class PooledHistograms:
                 self.counts[title] = self.counts.get(title, 0) + counts
 
     def __call__(self, engine: Engine) -> None:
+        counts = {title: idist.all_reduce(own) for title, own in self.counts.items()}
+        if not is_main_process():
+            return
         scores = engine.state.metrics
         note = f"KL(y, x) {scores['baseline_kl_reference']:.3f}; KL(y, x^) {scores['kl_reference']:.3f}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_histograms({"reference y": self.reference, **self.counts}, note)).save(self.path)
+        Image.fromarray(draw_histograms({"reference y": self.reference, **counts}, note)).save(self.path)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from PIL import Image
 
 from common import provenance
 from common.images import like_image
 from common.inputs import InputError
-from common.savers import SaveRestoredd, result_path, stem_of
+from common.savers import ExpectedResults, SaveRestoredd, stem_of
 
 from .frames import Frames, is_dicom, read_frames
 from .metrics import histogram, kl_divergence
@@ -26,6 +26,7 @@ from .pictures import draw_histograms, load_reference
 __all__ = ["ComposeFramesd", "PlainPictured", "SaveFramesd", "write_like"]
 
 ENDINGS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif"}
+HISTOGRAM = ".histogram.png"  # behind the result's whole file name: frame.png and frame.jpg have one each
 TEXT = "despeckled by us_despeckle, not for diagnosis"
 
 
@@ -43,9 +44,7 @@ def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, 
         lossless: PNG where the source is JPEG.
     """
     frames = read_frames(source)
-    levels = np.rint(np.clip(grey, 0, 1) * frames.top).astype(frames.pixels.dtype)
-    pixels = frames.pixels.copy()
-    pixels[:, region] = levels[:, region] if pixels.ndim == 3 else levels[:, region][..., None]
+    pixels = _replaced(frames, grey, region)
     if is_dicom(source):
         _write_dicom(source, target, pixels, frames)
         return
@@ -73,6 +72,14 @@ def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, 
                 "description": TEXT,
             }
         pages[0].save(target, kind, **options)
+
+
+def _replaced(frames: Frames, grey: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """A file's pixels with new grey levels inside a region."""
+    levels = np.rint(np.clip(grey, 0, 1) * frames.top).astype(frames.pixels.dtype)
+    pixels = frames.pixels.copy()
+    pixels[:, region] = levels[:, region] if pixels.ndim == 3 else levels[:, region][..., None]
+    return pixels
 
 
 def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames) -> None:
@@ -130,7 +137,7 @@ class SaveFramesd(SaveRestoredd):
         keys: predictions ``(N, H, W)`` in [0, 1] as ``MetaTensor``, with their region as meta data.
         output_dir, facts, root: as in ``SaveRestoredd``.
         reference: histogram of the reference probe for the picture, see ``load_reference``; None leaves it out of it.
-        histograms: write the picture as ``<result's stem>_histogram.png``.
+        histograms: write the picture as ``<result>.histogram.png``.
         lossless: JPEG becomes PNG.
         ref_key: the input.
     """
@@ -150,27 +157,27 @@ class SaveFramesd(SaveRestoredd):
         self.reference = load_reference(reference)
         self.histograms, self.lossless, self.ref_key = histograms, lossless, ref_key
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        for key in self.keys:
-            image, before = out[key], out[self.ref_key]
-            source = str(image.meta["filename_or_obj"])
-            region = torch.as_tensor(image.meta["region"]).cpu() > 0
-            postfix = self.postfixes[0]
-            name = f"{stem_of(source)}_{postfix}{self._ending(source)}"
-            target = result_path(source, self.output_dir, postfix, self.root, name)
-            self._check_free(target, source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name("." + target.name)
-            result = image.as_tensor().detach().cpu().float()
-            write_like(source, partial, result.numpy(), region.numpy(), self.lossless)
-            provenance.write(target, self.facts, source)
-            os.replace(partial, target)
-            self._sources[target] = source
-            if self.histograms:
-                self._draw(target, source, before.as_tensor().cpu(), result, region)
-            print(f"saved {target}", flush=True)
-        return out
+    def name_of(self, image: Any, source: str, postfix: str) -> str:
+        """The result's file name, with the ending of its kind."""
+        return f"{stem_of(source)}_{postfix}{self._ending(source)}"
+
+    def write(self, path: Path, image: Any, source: str) -> None:
+        """Writes the ultrasound region into a copy of the input."""
+        frames = image.as_tensor().detach().cpu().float()
+        write_like(source, path, frames.numpy(), _region(image).numpy(), self.lossless)
+
+    def write_beside(self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any]) -> None:
+        """Draws the histograms."""
+        if self.histograms:
+            before, after = data[self.ref_key].as_tensor().cpu(), image.as_tensor().detach().cpu().float()
+            self._draw(target, source, before, after, _region(image))
+
+    def expect(self, entry: Mapping[Hashable, Any]) -> ExpectedResults:
+        """What will be written for a case, with the picture of the histograms."""
+        expected = super().expect(entry)
+        if self.histograms:
+            expected.files += [file.with_name(file.name + HISTOGRAM) for file in expected.files]
+        return expected
 
     def _ending(self, source: str) -> str:
         if is_dicom(source):
@@ -187,22 +194,32 @@ class SaveFramesd(SaveRestoredd):
             for name, label in (("input x", "KL(y, x)"), ("result x^", "KL(y, x^)")):
                 notes.append(f"{label} {float(kl_divergence(self.reference, counts[name])):.3f}")
             counts = {"reference y": self.reference, **counts}
-        picture = target.with_name(f"{target.stem}_histogram.png")
+        picture = target.with_name(target.name + HISTOGRAM)
         if picture.resolve() == Path(source).resolve():
             raise InputError("the histogram would overwrite it; choose another --output_dir", source)
-        Image.fromarray(draw_histograms(counts, "; ".join(notes))).save(picture)
-        provenance.write(picture, self.facts, source)
+        partial = picture.with_name("." + picture.name)
+        Image.fromarray(draw_histograms(counts, "; ".join(notes))).save(partial)
+        provenance.publish(partial, picture, self.facts, source)
+
+
+def _region(image: Any) -> torch.Tensor:
+    return torch.as_tensor(image.meta["region"]).cpu() > 0
 
 
 class PlainPictured(MapTransform):
-    """The first frame as uint8 ``(W, H)``, as MONAI Label's writer of PNG wants it; stands behind the saver.
+    """The first frame as integers ``(W, H)``, as MONAI Label's writer of PNG wants it; stands behind the saver.
 
-    The margins are black there: only the saver, which MONAI Label leaves out, has the source's own.
+    8 or 16 bits and the pixels outside the ultrasound region are the source's, its colours as grey, since that writer
+    takes one channel alone.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
-            picture = (out[key][0] * 255).round().clamp(0, 255).to(torch.uint8)
-            out[key] = like_image(picture.T, out[key])
+            image = out[key]
+            frames = read_frames(str(image.meta["filename_or_obj"]))
+            region = torch.as_tensor(image.meta["region"]).cpu().numpy() > 0
+            frames.pixels = _replaced(frames, image.as_tensor().cpu().numpy(), region)
+            picture = np.rint(frames.grey()[0] * frames.top).astype(frames.pixels.dtype)
+            out[key] = MetaTensor(torch.from_numpy(picture.T), meta=image.meta)
         return out

@@ -13,10 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.console import convolution_rate, device_text, duration, finish_line, multiplications, say, start_lines
+from common.console import convolution_rate, evaluation_line, finish_line, multiplications, say, start_lines
 from common.inputs import InputError
 from common.runs import is_main_process
-from common.settings import value
+from common.settings import number, value
 from common.weights import bare
 
 from .data import HeldOutFrames
@@ -63,10 +63,10 @@ def structure_weights(weight: Any) -> dict[str, float]:
     Raises:
         InputError: not a number of 0 or more.
     """
-    plain = value(weight)
-    if isinstance(plain, bool) or not isinstance(plain, int | float) or not 0 <= plain < math.inf:
+    plain = number(weight)
+    if plain is None or plain < 0:
         raise InputError(f"structure_weight must be a number of 0 or more, got {weight!r}")
-    return {"l1": float(plain), "ms_ssim": float(plain)}
+    return {"l1": plain, "ms_ssim": plain}
 
 
 class ValidationLog:
@@ -185,7 +185,7 @@ def announce(
 def announce_evaluation(network: nn.Module, device: Any, held_out: HeldOutFrames, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long the network will take."""
     seconds = multiplications(bare(network)) * held_out.pixels() / convolution_rate(device)
-    say(f"evaluating {weights} on {len(held_out)} frame(s); about {duration(seconds)} on {device_text(device)}")
+    evaluation_line(weights, f"{len(held_out)} frame(s)", seconds, device)
 
 
 def finish(

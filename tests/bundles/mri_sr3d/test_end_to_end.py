@@ -164,7 +164,7 @@ def scans(tmp_path_factory):
         (folder / subject).mkdir()
         nib.save(nib.Nifti1Image(truth[:, :, ::4] * 3, affine), folder / subject / "scan.nii.gz")
     (folder / "sub-03").mkdir()
-    (folder / "sub-03" / "scan.nii.gz").write_text("no image")
+    (folder / "sub-03" / "scan.nii.gz").write_text("no image", encoding="utf-8")
     return folder
 
 

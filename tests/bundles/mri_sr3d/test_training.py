@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.console import duration
 from mri_sr3d_lib import training
 from mri_sr3d_lib.networks import ReCNN
 from mri_sr3d_lib.training import announce, announce_evaluation, expected_seconds, grow, parameter_groups
@@ -72,9 +73,9 @@ def test_a_training_says_what_it_has(rate, capsys):
     assert "3 training volumes, 8 patches per epoch; 2 held-out volume(s) at 2x2x2, 1x1x4" in out
     assert "models/model.pt" in out and "runs/short-1" in out and "short (epochs 4" in out
     expected = 2 * 4 * 27 * (3 * 32 * 125 + 3 * 1000) / 1e6
-    assert f"about {training.duration(expected)}" in out
+    assert f"about {duration(expected)}" in out
     announce({**budget, "patch_size": [5, 5, 5]}, ReCNN(2, 4), "cpu", [0] * 3, 8, HeldOut(), 2, "w", "r")
-    assert f"about {training.duration(expected)}" in capsys.readouterr().out
+    assert f"about {duration(expected)}" in capsys.readouterr().out
 
 
 def test_an_evaluation_says_what_it_has(rate, capsys):

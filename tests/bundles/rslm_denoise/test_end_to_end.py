@@ -11,28 +11,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 import rslm_denoise_lib
-from common.inputs import root_cause
-from common.sample_data import write_brain_cases
 from common.trainers import AdversarialTrainer
 from rslm_denoise_lib.networks import Generator
 
 BUNDLE = Path(rslm_denoise_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
+BRAIN = (28, 30, 24)  # voxels
 SIZES = [[3, 3, 1], 3, 5, 3, [3, 3, 1]]
 SMALL = {"network_def::filters": 4, "network_def::filter_sizes": SIZES}
 BUDGET = {"epochs": 2, "warmup": 1, "patches_per_volume": None, "patches": 12, "batch_size": 2, "patch_size": 12}
 BUDGET |= {"learning_rate": 0.001, "val_volumes": 1, "val_crop": 16}
 OVERLAYS = ("cnn_l1", "wgan", "smgan_3d", "rslm_dnn_3d", "shipped_weights")
-
-
-@pytest.fixture(scope="module")
-def brains(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("brains")
-    write_brain_cases(folder, 3, (28, 30, 24), progress=False)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +34,8 @@ def weights(tmp_path_factory):
     return path
 
 
-def run(*names, **keys):
-    """Runs configs with keys whose "__" stands for "::"."""
-    files = [str(CONFIGS / f"{name}.json") for name in names]
-    overrides = {key.replace("__", "::"): str(v) if isinstance(v, Path) else v for key, v in keys.items()}
-    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
-    workflow.initialize()
-    workflow.run()
-    return workflow
-
-
 @pytest.fixture
-def train(brains, tmp_path):
+def train(brains, tmp_path, run):
     def start(*overlays, **keys):
         settings = {
             **{
@@ -68,10 +49,6 @@ def train(brains, tmp_path):
         return run("train", *overlays, **settings)
 
     return start
-
-
-def line_of(error):
-    return str(root_cause(error.value))
 
 
 def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
@@ -104,7 +81,8 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
 
 def test_resumed_run_has_the_same_weights(train, tmp_path):
     train(run_name="straight", promote=False, **SMALL)
-    train(run_name="broken", promote=False, **{**SMALL, "train::trainer::max_epochs": 1})
+    stopped = {"train::trainer::max_epochs": 1, "lr_scheduler::T_max": BUDGET["epochs"]}
+    train(run_name="broken", promote=False, **SMALL, **stopped)
     train(run_name="broken", promote=False, resume="true", **SMALL)
     straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
     for part in ("network", "discriminator"):
@@ -119,7 +97,7 @@ def test_every_overlay_trains(train, tmp_path, overlay):
     assert not (tmp_path / "models" / "model.pt").exists()
 
 
-def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_path):
+def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_path, run):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 10}
     run("train", "evaluate", device="cpu", **SMALL, **keys)
     table = (tmp_path / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
@@ -129,7 +107,7 @@ def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_pa
     assert "ncc_foreground" in table
 
 
-def test_one_fixed_level(brains, weights, tmp_path):
+def test_one_fixed_level(brains, weights, tmp_path, run):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 8}
     run("train", "evaluate", device="cpu", noise_level="5", classical="false", **SMALL, **keys)
     with (tmp_path / "evaluation-1" / "scores.csv").open(encoding="utf-8") as file:
@@ -146,7 +124,7 @@ def scan(path, shape=(20, 18, 14), shift=0.0):
     return image, affine
 
 
-def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path, capsys):
+def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path, capsys, run):
     image, affine = scan(tmp_path / "one.nii.gz")
     keys = {"dataset_dir": tmp_path / "one.nii.gz", "output_dir": tmp_path / "out", "weights": weights}
     run("inference", device="cpu", save_residual="true", **SMALL, **keys)
@@ -163,7 +141,7 @@ def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path
     assert facts["input"] == "one.nii.gz"
 
 
-def test_a_dicom_series_is_denoised_on_its_own_grid(weights, tmp_path, write_dicom):
+def test_a_dicom_series_is_denoised_on_its_own_grid(weights, tmp_path, write_dicom, run):
     voxels = np.random.default_rng(0).integers(0, 900, (6, 20, 18)).astype(np.int16)
     write_dicom(tmp_path / "in" / "patient.1", voxels)
     run("inference", device="cpu", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out", weights=weights, **SMALL)
@@ -175,7 +153,7 @@ def test_a_dicom_series_is_denoised_on_its_own_grid(weights, tmp_path, write_dic
     np.testing.assert_allclose(result.get_fdata()[inside], expected[inside], atol=1.0)
 
 
-def test_a_case_that_fails_does_not_stop_the_others(weights, tmp_path):
+def test_a_case_that_fails_does_not_stop_the_others(weights, tmp_path, run):
     folder = tmp_path / "in"
     folder.mkdir()
     scan(folder / "good.nii.gz")
@@ -202,7 +180,7 @@ def test_a_case_that_fails_does_not_stop_the_others(weights, tmp_path):
         ({"train::trainer::critic_steps": 40}, "one training step takes 41"),
     ],
 )
-def test_input_that_cannot_work_is_named_in_one_line(train, keys, text):
+def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of):
     with pytest.raises(Exception) as error:
         train(**{**SMALL, **keys})
     assert text in line_of(error)

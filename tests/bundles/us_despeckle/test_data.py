@@ -16,6 +16,7 @@ from us_despeckle_lib.data import (
     HeldOutFrames,
     LoadFramesd,
     ProbeFrames,
+    check_frames,
     pooled_histogram,
     probe_entries,
 )
@@ -170,3 +171,13 @@ def test_pictures_show_what_they_are_given():
     panel = draw_frames([("input", image), ("network", image)], image, image, edge=80)
     assert panel.shape == (98, 3 * 104, 3)
     assert (panel[30, 20] == 64).all() and (panel[30, 230] == 128).all()
+
+
+def test_own_frames_are_not_trained_towards_the_sample_probe(folder, monkeypatch, tmp_path):
+    entries = probe_entries(folder, 0.3, 0)
+    check_frames(*entries.values())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sample = [{"image": str(tmp_path / "restoration-bundles" / "high" / "a.png")}]
+    check_frames(sample, sample, sample)
+    with pytest.raises(InputError, match="no reference probe for these frames"):
+        check_frames(entries["train"], entries["validate"], sample)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
+import torch
+from monai.data import MetaTensor
 from PIL import Image
 
 from common.inputs import InputError
 from us_despeckle_lib.frames import find_frames, read_frames
-from us_despeckle_lib.savers import write_like
+from us_despeckle_lib.savers import PlainPictured, write_like
 
 
 def dicom(path, pixels, photometric="MONOCHROME2", bits=8, boxes=()):
@@ -172,3 +174,19 @@ def test_what_cannot_be_read_is_named(tmp_path):
             folder.mkdir()
         with pytest.raises(InputError, match=reason):
             find_frames(folder)
+
+
+@pytest.mark.parametrize(
+    "pixels", [levels((1, 9, 13)), levels((1, 9, 13), top=65535), np.repeat(levels((1, 9, 13))[..., None], 3, -1)]
+)
+def test_the_picture_for_monai_label_is_what_the_saver_writes(tmp_path, pixels):
+    write(tmp_path / "in.png", pixels)
+    region = np.zeros((9, 13), bool)
+    region[2:7, 3:11] = True
+    grey = np.random.default_rng(1).random((1, 9, 13)).astype(np.float32)
+    write_like(str(tmp_path / "in.png"), tmp_path / "out.png", grey, region)
+    written = np.asarray(Image.open(tmp_path / "out.png"))
+    meta = {"filename_or_obj": str(tmp_path / "in.png"), "region": torch.from_numpy(region.astype(np.uint8))}
+    plain = PlainPictured("pred")({"pred": MetaTensor(torch.from_numpy(grey), meta=meta)})["pred"].numpy()
+    assert plain.dtype == pixels.dtype
+    np.testing.assert_array_equal(plain.T, written if written.ndim == 2 else written[..., 0])

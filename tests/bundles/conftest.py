@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the bundles' tests share: how configs are run, and all five with networks of a few weights and small data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+import brasyn_synthesis_lib
+from brasyn_synthesis_lib.data import training_cases
+from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path
+from common.inputs import root_cause
+from common.sample_data import write_brain_cases, write_probe_frames
+
+BUNDLES = Path(brasyn_synthesis_lib.__file__).parents[2]
+SIZES = [[3, 3, 1], 3, [3, 3, 1]]
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mri_sr3d": {"network_def::num_layers": 3, "network_def::filters": 4},
+    "rslm_denoise": {"network_def::filters": 4, "network_def::filter_sizes": SIZES},
+    "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
+    "brasyn_synthesis": {"network_def::width": 2, "network_def::depth": 3},
+    "lesion_msgan": {"network_def::filters": 4, "network_def::blocks": 1},
+}
+TRAINING: dict[str, dict[str, Any]] = {
+    "mri_sr3d": {"sequence": "t1c", "test_scales": [[2, 2, 2]]},
+    "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "train::trainer::critic_steps": 1},
+    "us_despeckle": {"discriminator_def::channels": [4, 8]},
+    "brasyn_synthesis": {"discriminator_def::width": 4},
+    "lesion_msgan": {"sequence": "t1c", "discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8},
+}
+EVALUATION: dict[str, dict[str, Any]] = {
+    "mri_sr3d": {"crop": 16},
+    "rslm_denoise": {"crop": 16, "classical": False},
+    "us_despeckle": {"crop": 48},
+    "brasyn_synthesis": {"val_slices": 4, "views": 1},
+    "lesion_msgan": {"slices": 2},
+}
+
+
+def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
+    """Numbers of the shortest training: one epoch of a few batches at a learning rate."""
+    patches = {"epochs": 1, "patches_per_volume": None, "patches": 8, "batch_size": 2, "patch_size": 12}
+    stage = {"epochs": 1, "samples": 8, "batch": 4, "rate": rate}
+    return {
+        "mri_sr3d": {
+            **{**patches, "patch_size": 11, "learning_rate": rate, "fine_tuning_rate": rate},
+            **{"val_volumes": 2, "val_crop": 16},
+        },
+        "rslm_denoise": {**patches, "warmup": 0, "learning_rate": rate, "val_volumes": 2, "val_crop": 16},
+        "us_despeckle": {
+            **{"crop": 32, "discriminator_crop": 24, "val_frames": 2, "val_crop": 48, "frozen_norm": True},
+            **{"identity": stage, "discriminator": stage},
+            "adversarial": {"epochs": 1, "iterations": 2, "buffer": 4},
+            "generator_step": {"steps": 2, "batch": 2, "rate": rate},
+            "discriminator_step": {"batch": 8, "rate": rate},
+        },
+        "brasyn_synthesis": {
+            **{"epochs": 1, "stacks": 8, "batch_size": 2, "size": 24, "learning_rate": rate},
+            **{"halve_every": 10, "val_cases": 2, "val_slices": 4},
+        },
+        "lesion_msgan": {
+            **{"epochs": 1, "pretraining": 0, "crops": 8, "batch_size": 2, "crop": 32, "learning_rate": rate},
+            **{"val_volumes": 2, "val_slices": 2},
+        },
+    }[name]
+
+
+@dataclass
+class Tiny:
+    """A bundle with its data, and keys that make it small."""
+
+    name: str
+    data: Path
+    models: Path
+
+    def files(self, *configs: str) -> list[str]:
+        """Paths of configurations."""
+        return [str(BUNDLES / self.name / "configs" / f"{config}.json") for config in configs]
+
+    def keys(self, job: str, output_dir: Path, rate: float = 0.001, **more: Any) -> dict[str, Any]:
+        """Keys of ``train``, ``evaluate`` or ``inference``."""
+        keys = {"dataset_dir": str(self.data), "output_dir": str(output_dir), "ckpt_dir": str(self.models)}
+        keys |= NETWORKS[self.name]
+        if job != "inference":
+            keys |= {"budgets": {"short": budget(self.name, rate)}, "val_fraction": 0.5, "promote": False}
+            keys |= TRAINING[self.name]
+        if job == "evaluate":
+            keys |= EVALUATION[self.name]
+        return {**keys, **more}
+
+
+@pytest.fixture(scope="session")
+def tiny_brains(tmp_path_factory):
+    """Four brains with four sequences and a label map."""
+    folder = tmp_path_factory.mktemp("brains")
+    write_brain_cases(folder, 4, (48, 52, 24), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def probes(tmp_path_factory):
+    """Frames of two probes."""
+    folder = tmp_path_factory.mktemp("probes")
+    write_probe_frames(folder, 4, 96, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_brains, probes, tmp_path_factory):
+    """A function that gives a bundle by name, with untrained weights in ``models``."""
+    made: dict[str, Tiny] = {}
+
+    def give(name: str) -> Tiny:
+        if name not in made:
+            models = tmp_path_factory.mktemp(name) / "models"
+            made[name] = Tiny(name, probes if name == "us_despeckle" else tiny_brains, models)
+            _write_weights(made[name])
+        return made[name]
+
+    return give
+
+
+def _write_weights(bundle: Tiny) -> None:
+    parser = ConfigParser()
+    parser.read_config(bundle.files("inference"))
+    for key, value in NETWORKS[bundle.name].items():
+        parser[key] = value
+    torch.manual_seed(0)
+    network, path = parser.get_parsed_content("network_def"), bundle.models / "model.pt"
+    path.parent.mkdir()
+    if bundle.name == "brasyn_synthesis":
+        landmarks = fit(training_cases(bundle.data), "t1c")
+        bind(network, landmarks)
+        landmarks.save(landmarks_path(path))
+    torch.save(network.state_dict(), path)
+
+
+@pytest.fixture(scope="module")
+def brains(request, tmp_path_factory):
+    """A folder of three sample cases with as many voxels as the module's ``BRAIN`` says."""
+    folder = tmp_path_factory.mktemp("brains")
+    write_brain_cases(folder, 3, request.module.BRAIN, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(request):
+    """Runs configs of the module's ``CONFIGS``, on the CPU if not told, with keys whose "__" stands for "::"."""
+
+    def start(*names, **keys):
+        files = [str(request.module.CONFIGS / f"{name}.json") for name in names]
+        keys = {"device": "cpu", **keys}
+        overrides = {key.replace("__", "::"): str(v) if isinstance(v, Path) else v for key, v in keys.items()}
+        workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
+        workflow.initialize()
+        workflow.run()
+        return workflow
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def line_of():
+    """What the user is told of an error that ``pytest.raises`` caught."""
+    return lambda error: str(root_cause(error.value))
