@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-import fire
-
+from tools.command import run_command
 from tools.package import ROOT, bundle_names
 
 __all__ = ["Key", "bundles", "keys_of", "main"]
@@ -64,7 +62,7 @@ def keys_of(name: str) -> list[Key]:
         name: a bundle.
 
     Raises:
-        ValueError: the card tells of a key that no configuration has.
+        ValueError: the card tells of a key that no configuration has, or twice of one.
     """
     folder = ROOT / "bundles" / name
     configs = {
@@ -78,6 +76,8 @@ def keys_of(name: str) -> list[Key]:
             defaults = {config: _text(content[key]) for config, content in configs.items() if key in content}
             if not defaults:
                 raise ValueError(f"{name}: the card tells of {key}, which no configuration has")
+            if any(key == other.name for other in keys):
+                raise ValueError(f"{name}: the card has two rows for {key}")
             keys.append(Key(key, defaults, row[-1] or "see the card"))
     return keys
 
@@ -97,11 +97,8 @@ def _text(value: object) -> str:
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is told in one line, with exit status 1."""
-    try:
-        fire.Fire(bundles, name="bundles")
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    run_command(bundles, "bundles")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import zipfile
 from pathlib import Path
 
-import fire
+from tools.command import run_command
 
 __all__ = ["bundle_names", "main", "package"]
 
@@ -95,11 +94,8 @@ def _enter(archive: Path, key: str, url: str | None) -> None:
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is told in one line, with exit status 1."""
-    try:
-        fire.Fire(package, name="package", serialize=lambda result: None)
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    run_command(package, "package", serialize=lambda result: None)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import sys
-
-import fire
-
 from common.sample_data import write_brain_cases, write_probe_frames
 from common.sample_data.brain import DEFAULT_SHAPE
 from common.sample_data.ultrasound import DEFAULT_SIZE
+from tools.command import run_command
 
 
 def brain(out: str, subjects: int = 4, shape: tuple[int, int, int] = DEFAULT_SHAPE, seed: int = 0) -> None:
@@ -48,11 +45,8 @@ def ultrasound(out: str, frames: int = 16, size: int = DEFAULT_SIZE, seed: int =
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is told in one line, with exit status 1."""
-    try:
-        fire.Fire({"brain": brain, "ultrasound": ultrasound}, name="sample_data")
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    """Run the command line."""
+    run_command({"brain": brain, "ultrasound": ultrasound}, "sample_data", [ImportError])
 
 
 if __name__ == "__main__":

@@ -8,21 +8,12 @@ import pytest
 from tools import bundles as listing
 from tools.package import ROOT, bundle_names
 
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run the program with the given words after its name; gives what it prints."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["bundles", *words])
-        listing.main()
-        return capsys.readouterr().out
-
-    return run
+TOOL = listing
 
 
-def test_all_bundles_are_listed(command):
-    lines = command().splitlines()
+def test_all_bundles_are_listed(command, capsys):
+    command()
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == bundle_names()
     assert all(" MB)" in line for line in lines)
 
@@ -37,12 +28,20 @@ def test_the_card_tells_of_every_key_of_the_user_with_its_meaning(name):
         assert own and not set(own) - set(keys), config
 
 
-def test_keys_are_printed_with_defaults_and_meaning(command):
-    text = command("rslm_denoise")
+def test_keys_are_printed_with_defaults_and_meaning(command, capsys):
+    command("rslm_denoise")
+    text = capsys.readouterr().out
     assert text.startswith("rslm_denoise 0.")
     assert "--tau 0.89 [train, evaluate]\n    weight of MS-SSIM against L1\n" in text
     assert "--test_levels" not in text or "[1, 3, 5, 7, 9] (evaluate)" in text
     assert "--memory_gb 4\n" in text  # the same in all
+
+
+def test_a_key_of_two_meanings_is_printed_once_with_both(command, capsys):
+    command("mri_sr3d")
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("--slice_thickness") == 1
+    assert "share of the spacing; inference: thickness in mm" in text
 
 
 def test_an_unknown_bundle_is_told_in_one_line(command):
@@ -50,15 +49,22 @@ def test_an_unknown_bundle_is_told_in_one_line(command):
         command("nothing")
 
 
-def test_a_key_that_no_configuration_has_is_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("| `seed`, `sead` | 0 | a \\| b |\n", "the card tells of sead"),
+        ("| `seed` | 0 | in training |\n| `seed` | 1 | in inference |\n", "the card has two rows for seed"),
+    ],
+)
+def test_a_card_that_tells_of_an_unknown_key_or_twice_of_one_is_refused(rows, reason, tmp_path, monkeypatch):
     folder = tmp_path / "bundles" / "b"
     for name in ("train", "inference", "evaluate"):
         (folder / "configs").mkdir(parents=True, exist_ok=True)
         (folder / "configs" / f"{name}.json").write_text('{"seed": 0}', encoding="utf-8")
     (folder / "docs").mkdir()
     (folder / "docs" / "README.md").write_text(
-        "## Keys\n\n| key | default | meaning |\n|---|---|---|\n| `seed`, `sead` | 0 | a \\| b |\n", encoding="utf-8"
+        f"## Keys\n\n| key | default | meaning |\n|---|---|---|\n{rows}", encoding="utf-8"
     )
     monkeypatch.setattr(listing, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match="the card tells of sead"):
+    with pytest.raises(ValueError, match=reason):
         listing.keys_of("b")

@@ -15,18 +15,8 @@ import pytest
 
 from tools import package as packing
 
+TOOL = packing
 NAMES = packing.bundle_names()
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """Run the program with the given words after its name."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["package", *map(str, words)])
-        packing.main()
-
-    return run
 
 
 @pytest.fixture
@@ -123,7 +113,7 @@ def test_monai_downloads_and_loads_all_zips_in_one_process(command, tmp_path):
     for name in NAMES:
         command(name, "--out", tmp_path)
     words = [sys.executable, "-c", TWO_IN_ONE_PROCESS, str(tmp_path), *NAMES]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -139,7 +129,69 @@ def test_an_unzipped_bundle_uses_its_own_copy_of_everything(command, tmp_path, n
         " print(root, *(os.path.relpath(os.path.dirname(m.__file__)) for m in (common, lib)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path / name
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=120, cwd=tmp_path / name
     )
     assert done.stdout.split()[-3:] == [".", "common", f"{name}_lib"], done.stderr[-2000:]
     assert not Path(tmp_path / name / "runs").exists()
+
+
+# In place of the hub's client: writes down what it would create, upload and tag.
+RECORDING_HUB = """
+import json
+from pathlib import Path
+
+class HfApi:
+    def __init__(self, token=None):
+        pass
+
+    def note(self, *call):
+        with open("calls.jsonl", "a", encoding="utf-8") as file:
+            print(json.dumps(call), file=file)
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self.note("create", repo_id, private)
+
+    def upload_folder(self, repo_id, folder_path):
+        folder = Path(folder_path)
+        files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        self.note("upload", repo_id, files)
+        return "https://huggingface.co/" + repo_id
+
+    def create_tag(self, repo_id, tag, exist_ok):
+        self.note("tag", repo_id, tag)
+"""
+
+
+@pytest.mark.package
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_how_to_pushes_to_the_hub_is_the_package(command, tmp_path, name):
+    command(name, "--out", tmp_path / "dist")
+    with zipfile.ZipFile(tmp_path / "dist" / f"{name}.zip") as archive:
+        archive.extractall(tmp_path / "hub")
+        packed = {str(Path(path).relative_to(name)) for path in archive.namelist()}
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "huggingface_hub.py").write_text(RECORDING_HUB, encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if " push_to_hf_hub " in line]
+    python, *words = line.replace("mri_sr3d", name).split()
+    assert python == "python"
+    # a machine without a UTF-8 locale: MONAI reads the card in the locale's encoding
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(tmp_path / "client")}
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        cwd=tmp_path,
+        env=os.environ | plain,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = (tmp_path / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+    kinds = {kind: rest for kind, *rest in map(json.loads, lines)}
+    repository, files = kinds["upload"]
+    assert repository == f"USER/{name}" and kinds["create"] == [repository, True]
+    assert set(files) == packed | {"README.md"}  # the card, which MONAI puts where the hub shows it
+    assert {"common/__init__.py", "models/model.pt", "configs/train.json"} <= set(files)
+    assert kinds["tag"] == [repository, "0.1.0"]
+    card = (tmp_path / "hub" / name / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\ntags:\n") and "license: apache-2.0" in card

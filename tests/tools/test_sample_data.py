@@ -11,18 +11,7 @@ import pytest
 from common.sample_data.anatomy import load_template
 from tools import sample_data
 
-
-@pytest.fixture
-def command(monkeypatch):
-    """Run the program with the given words after its name."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["sample_data", *map(str, words)])
-        # Fire pipes its help through a pager on a terminal.
-        monkeypatch.setenv("PAGER", "cat")
-        sample_data.main()
-
-    return run
+TOOL = sample_data
 
 
 def test_brain_writes_the_cases_asked_for(command, tmp_path, capsys):

@@ -1,47 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a bundle's files and configurations, in the bundle's folder as the working directory."""
+"""Checks of a bundle's files, in the bundle's folder as the working directory."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from pathlib import Path
-from typing import Any
 
 from monai.bundle import ConfigWorkflow
 from monai.utils import optional_import
 
+from tools import package
+
+from .network import quiet
 from .schema import SCHEMA
 
-__all__ = ["check_keys", "check_layout", "check_metadata", "check_properties", "check_shared_blocks"]
+__all__ = ["check_imports", "check_layout", "check_metadata", "check_properties"]
 
 jsonschema, has_jsonschema = optional_import("jsonschema")
 
-CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "multi_gpu_train.json", "logging.conf")
+CONFIGS = (
+    *("metadata.json", "logging.conf"),
+    *(f"{prefix}{name}.json" for prefix in ("", "multi_gpu_") for name in ("train", "evaluate", "inference")),
+)
 FILES = ("LICENSE", "models/model.pt", "docs/README.md", "docs/data_license.txt", *(f"configs/{n}" for n in CONFIGS))
 LARGE = 25 * 2**20  # bytes that the Zoo takes into git
-STANDING = {"imports", "run", "finalize", "train", "validate", "displayable_configs"}  # read by MONAI or by apps
-SHARED = ("imports", "bundle_root", "ckpt_dir", "weights", "device", "amp", "memory_gb", "network_def", "network")
-ABSOLUTE = re.compile(r"""(?:^|['"\s])(/(?:home|root|mnt|tmp|work|data|Users)/|[A-Za-z]:\\)""")
+BEFORE, BEHIND = (
+    ("Use",),
+    (  # the card's headings; a bundle's own, such as the paper's rows, stand between
+        *("Keys", "What goes in and comes out", "Scores", "Speed", "How the shipped weights were made"),
+        *("Limits and intended use", "Licence", "Reference"),
+    ),
+)
 
 
-def _read(name: str) -> dict[str, Any]:
-    return json.loads(Path("configs", name).read_text(encoding="utf-8"))
-
-
-def _names(kind: str = "*") -> list[str]:
-    return sorted(path.name for path in Path("configs").glob(f"{kind}.json"))
+def _packed() -> bool:
+    """Whether the bundle was unpacked from a zip, and so has to bring `common` along."""
+    return not Path.cwd().resolve().is_relative_to((package.ROOT / "bundles").resolve())
 
 
 def check_layout(name: str) -> list[str]:
-    """Every file of a bundle is there, none in git is over 25 MB, and weights lie where MONAI looks for them."""
-    wrong = [f"{path} is missing" for path in (*FILES, f"{name}_lib/__init__.py") if not Path(path).is_file()]
+    """Every file of a bundle is there, none in git is over 25 MB, and the card has its headings in their order."""
+    wanted = [*FILES, f"{name}_lib/__init__.py"]
+    if _packed():  # without the file a folder of modules imports as another package of this name, or in part
+        wanted.append("common/__init__.py")
+        wanted += sorted(
+            f"{folder.as_posix()}/__init__.py" for folder in {p.parent for p in Path("common").rglob("*.py")}
+        )
+    wrong = [f"{path} is missing" for path in dict.fromkeys(wanted) if not Path(path).is_file()]
     large = {path: path.stat().st_size for path in Path("models").rglob("*.pt")}
     listed = Path("large_files.yml").read_text(encoding="utf-8") if Path("large_files.yml").is_file() else ""
     wrong += [f"{path} is over 25 MB" for path, size in large.items() if size > LARGE and path.as_posix() not in listed]
     licence = Path("LICENSE")
     if licence.is_file() and "Apache License" not in licence.read_text(encoding="utf-8"):
         wrong.append("LICENSE is not the Apache License")
+    card = Path("docs/README.md")
+    return wrong + (_check_card(card.read_text(encoding="utf-8")) if card.is_file() else [])
+
+
+def _check_card(text: str) -> list[str]:
+    """What is wrong with the card's headings."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # a comment of a shell is no heading
+    found = re.findall(r"^## (.+?)\s*$", text, flags=re.MULTILINE)
+    missing = [heading for heading in (*BEFORE, *BEHIND) if heading not in found]
+    if missing:
+        return [f"the card has no section {heading}" for heading in missing]
+    own = found[len(BEFORE) : -len(BEHIND)]
+    if found != [*BEFORE, *own, *BEHIND]:
+        at = next(i for i, heading in enumerate(reversed(BEHIND), 1) if found[-i] != heading)
+        return [f"the card's section {found[-at]} stands where {BEHIND[-at]} should"]
+    return []
+
+
+def check_imports(name: str) -> list[str]:
+    """Every module of the bundle's package and of `common` can be imported, and a zip's from the zip itself."""
+    wrong = []
+    for top in ("common", f"{name}_lib"):
+        found = importlib.import_module(top)
+        places = [Path(path).resolve() for path in found.__path__]
+        if _packed() and places != [Path(top).resolve()]:
+            wrong.append(f"{top} is not the zip's own but lies in {places[0].parent}")
+            continue
+        for module in pkgutil.walk_packages(found.__path__, f"{top}."):
+            try:
+                importlib.import_module(module.name)
+            except Exception as error:
+                wrong.append(f"{module.name}: {type(error).__name__}: {error}")
     return wrong
 
 
@@ -53,7 +99,7 @@ def check_metadata(name: str) -> list[str]:
     """
     if not has_jsonschema:
         raise ModuleNotFoundError("jsonschema")
-    metadata = _read("metadata.json")
+    metadata = json.loads(Path("configs/metadata.json").read_text(encoding="utf-8"))
     errors = jsonschema.Draft201909Validator(SCHEMA).iter_errors(metadata)
     wrong = [f"{'.'.join(map(str, error.path)) or 'metadata'}: {error.message}" for error in errors]
     if metadata.get("name") != name:
@@ -67,37 +113,8 @@ def check_properties(name: str) -> list[str]:
     """Training and inference workflows have every property that MONAI knows, under the identifiers that it expects."""
     wrong = []
     for config, kind in (("train", "train"), ("inference", "infer")):
-        workflow = ConfigWorkflow(f"configs/{config}.json", "configs/metadata.json", False, workflow_type=kind)
-        workflow.initialize()
+        with quiet():  # one line per check
+            workflow = ConfigWorkflow(f"configs/{config}.json", "configs/metadata.json", False, workflow_type=kind)
+            workflow.initialize()
         wrong += [f"{config}.json: {missing}" for missing in workflow.check_properties() or []]
     return wrong
-
-
-def check_keys(name: str) -> list[str]:
-    """Every key of a configuration is used, and no file of the bundle knows a folder of somebody's machine."""
-    wrong = []
-    base = _read("train.json")
-    for config in (n for n in _names() if n != "metadata.json"):
-        own = _read(config)
-        whole = own if config in ("inference.json", "train.json") or "network_def" in own else {**base, **own}
-        text = json.dumps(whole) + json.dumps(own)
-        for key in own:
-            head = key.lstrip("+").split("::")[0]
-            known = head in STANDING or (head in whole and key != head)
-            if not known and not re.search(rf"[@%]{re.escape(head)}\b", text):
-                wrong.append(f"{config}: {key} is not used")
-    for path in [
-        p for kind in ("configs/*.json", "docs/*.md", "docs/*.txt", f"{name}_lib/*.py") for p in Path().glob(kind)
-    ]:
-        found = ABSOLUTE.search(path.read_text(encoding="utf-8"))
-        if found:
-            wrong.append(f"{path}: absolute path {found[1]}")
-    return wrong
-
-
-def check_shared_blocks(name: str) -> list[str]:
-    """What training and inference both define is equal, so that weights fit and results repeat."""
-    train, inference = _read("train.json"), _read("inference.json")
-    return [
-        f"{key} differs between train.json and inference.json" for key in SHARED if train.get(key) != inference.get(key)
-    ]

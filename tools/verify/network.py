@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -19,9 +20,7 @@ from monai.networks import convert_to_onnx, convert_to_torchscript
 from monai.utils import optional_import
 from torch import nn
 
-from common.weights import load_into
-
-__all__ = ["check_export", "check_onnx", "check_shapes", "check_torchscript", "check_weights"]
+__all__ = ["check_export", "check_onnx", "check_shapes", "check_torchscript", "check_weights", "quiet"]
 
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 
@@ -31,7 +30,7 @@ TOLERANCE = 1e-4
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within, exporters and MONAI's checks tell nothing but their errors."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -47,6 +46,7 @@ def _network() -> nn.Module:
     parser = ConfigParser()
     parser.read_config("configs/inference.json")
     parser["bundle_root"], parser["device"] = ".", "cpu"
+    load_into = importlib.import_module("common.weights").load_into  # only now: a zip brings its own
     return load_into(parser.get_parsed_content("network_def"), "models/model.pt").eval()
 
 
@@ -99,7 +99,7 @@ def check_weights(name: str) -> list[str]:
 
 def check_shapes(name: str) -> list[str]:
     """The network takes and gives what the metadata says: channels, type, and the spatial size or its multiple."""
-    with _quiet():
+    with quiet():
         verify_net_in_out("network_def", "configs/metadata.json", "configs/inference.json", p=4, n=1, any=16)
     image, network = _formats()[0], _network()
     sample = _sample(network, OTHER)
@@ -117,7 +117,7 @@ def check_torchscript(name: str) -> list[str]:
     """TorchScript of the network computes the same."""
     network = _network()
     sample = _sample(network, OTHER)
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         return _compare(convert_to_torchscript(network)(sample), network(sample), "TorchScript")
 
 
@@ -126,7 +126,7 @@ def check_export(name: str) -> list[str]:
     network = _network()
     traced, other = _sample(network, EDGES), _sample(network, OTHER, batch=3)
     shapes = {axis: torch.export.Dim.DYNAMIC for axis in _dynamic_axes(traced)}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(network, (traced,), dynamic_shapes=(shapes,))
         return _compare(program.module()(other), network(other), "torch.export")
 
@@ -142,7 +142,7 @@ def check_onnx(name: str) -> list[str]:
     network = _network()
     traced, other = _sample(network, EDGES), _sample(network, OTHER, batch=3)
     names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": _dynamic_axes(traced)}}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         model = convert_to_onnx(network, [traced], **names)
         session = onnxruntime.InferenceSession(model.SerializeToString())
         made = session.run(None, {"image": other.numpy()})[0]
