@@ -17,7 +17,7 @@ from common.console import say
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import names, optional, value
+from common.settings import names, optional, quantity, value
 
 __all__ = [
     "TakePartd",
@@ -171,6 +171,7 @@ def split_entries(
     Returns:
         ``{"train": [...], "validate": [...]}``.
     """
+    val_fraction, seed = quantity(val_fraction, "val_fraction"), quantity(seed, "seed", least=0, whole=True)
     if not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
     limit = value(subjects)

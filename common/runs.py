@@ -15,7 +15,7 @@ from monai.handlers import MLFlowHandler
 
 from common.distributed import from_first
 from common.inputs import InputError
-from common.settings import boolean, optional
+from common.settings import boolean, optional, quantity
 
 __all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "set_seed"]
 
@@ -80,4 +80,4 @@ def set_seed(seed: Any) -> None:
 
     Unlike ``monai.utils.set_determinism`` this leaves global state of the process alone that other workflows share.
     """
-    torch.manual_seed(int(seed))
+    torch.manual_seed(quantity(seed, "seed", least=0, whole=True))

@@ -11,7 +11,7 @@ import torch
 
 from common.inputs import InputError
 
-__all__ = ["boolean", "choose_budget", "device_of", "names", "number", "optional", "triple", "value"]
+__all__ = ["boolean", "choose_budget", "device_of", "names", "number", "optional", "quantity", "triple", "value"]
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
 
@@ -65,6 +65,31 @@ def number(given: Any) -> float | None:
     plain = value(given)
     known = isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain)
     return float(plain) if known else None
+
+
+def quantity(
+    given: Any, name: str, least: float = -math.inf, most: float = math.inf, whole: bool = False, empty: bool = False
+) -> Any:
+    """A key's number within bounds.
+
+    Args:
+        given: a number or its text.
+        name: the key, for the error.
+        least, most: bounds, both allowed.
+        whole: takes and returns an integer.
+        empty: null is allowed and stays None.
+
+    Raises:
+        InputError: no number, or one that cannot be.
+    """
+    plain = number(given)
+    if empty and value(given) is None:
+        return None
+    if plain is None or not least <= plain <= most or (whole and not plain.is_integer()):
+        bounds = f" from {least:g}" * math.isfinite(least) + f" up to {most:g}" * math.isfinite(most)
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{name} must be {kind}{bounds}{' or null' if empty else ''}; got {given!r}")
+    return int(plain) if whole else plain
 
 
 def triple(given: Any, name: str) -> tuple[float, float, float] | None:

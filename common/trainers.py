@@ -36,7 +36,8 @@ class AdversarialTrainer(SupervisedTrainer):
 
     MONAI's own ``AdversarialTrainer`` shows its discriminator the *input* as real, which would teach a denoiser to make
     noise. An iteration here takes ``(critic_steps + generator_steps) * accumulation_steps`` batches of the loader, so
-    each step is on new data with fakes made anew. In a stage in which one network trains alone, it takes all of them.
+    each step is on new data with fakes made anew; with ``same_batches`` the generator's steps take those of the critic.
+    In a stage in which one network trains alone, it takes all of them.
     Channels of the target beyond the prediction's are masks for the loss; the discriminator is not shown them.
 
     A generator may return a list of images in training, coarse to fine: ``loss_function`` is given the list, the
@@ -60,6 +61,8 @@ class AdversarialTrainer(SupervisedTrainer):
         penalty_weight: weight of the gradient penalty in the critic's loss.
         penalty: function of critic, real, fake and random generator that gives it.
         critic_steps, generator_steps: per iteration.
+        same_batches: whether both networks step on the same batches, as in pix2pix, so that the generator sees all
+            data of an epoch; else each step has a batch of its own.
         generator_warmup: first epochs, in which the generator trains alone and without the game.
         discriminator_warmup: the epochs after them, in which the discriminator trains alone.
         paired: whether the target belongs to the input; else ``loss_function`` compares the prediction with the input.
@@ -93,6 +96,7 @@ class AdversarialTrainer(SupervisedTrainer):
         penalty: Callable[..., torch.Tensor] = gradient_penalty,
         critic_steps: int = 1,
         generator_steps: int = 1,
+        same_batches: bool = False,
         generator_warmup: int = 0,
         discriminator_warmup: int = 0,
         paired: bool = True,
@@ -109,7 +113,8 @@ class AdversarialTrainer(SupervisedTrainer):
             raise ValueError(
                 "no gradient penalty with batch normalisation in the critic: samples would depend on others"
             )
-        groups = BatchGroups(train_data_loader, (critic_steps + generator_steps) * accumulation_steps)
+        self.steps = max(critic_steps, generator_steps) if same_batches else critic_steps + generator_steps
+        groups = BatchGroups(train_data_loader, self.steps * accumulation_steps)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -151,7 +156,7 @@ class AdversarialTrainer(SupervisedTrainer):
             game: what a generator's step costs on top of it where the discriminator judges its image.
         """
         critics, generators = self.critic_steps, self.generator_steps
-        both = (critics * discriminator + generators * (generator + game)) / (critics + generators)
+        both = (critics * discriminator + generators * (generator + game)) / self.steps
         cost = {"generator": generator, "discriminator": discriminator, "both": both}
         return sum(cost[self.stage(epoch)] for epoch in range(self.state.epoch + 1, self.state.max_epochs + 1))
 
@@ -163,11 +168,15 @@ class AdversarialTrainer(SupervisedTrainer):
         stage, count = self.stage(engine.state.epoch), engine.accumulation_steps
         engine.state.output = {}
         steps = [batchdata[i : i + count] for i in range(0, len(batchdata), count)]
-        critic_steps = {"generator": 0, "discriminator": len(steps), "both": self.critic_steps}[stage]
-        for i, batches in enumerate(steps):
-            engine.state.batch = batches[-1]
-            step = self._critic_step if i < critic_steps else self._generator_step
-            step(engine, batches)
+        critics, generators = {
+            "generator": ([], steps),
+            "discriminator": (steps, []),
+            "both": (steps[: self.critic_steps], steps[-self.generator_steps :]),
+        }[stage]
+        for step, taken in ((self._critic_step, critics), (self._generator_step, generators)):
+            for batches in taken:
+                engine.state.batch = batches[-1]
+                step(engine, batches)
         output = engine.state.output
         if stage == "discriminator":  # handlers expect a loss
             output[CommonKeys.LOSS] = output["discriminator_loss"]
@@ -259,4 +268,6 @@ class AdversarialTrainer(SupervisedTrainer):
         terms = self.loss_function.terms(made, target)
         for name, term in terms.items():
             add_term(sums, f"loss_{name}", term, share)
-        return self.loss_function.total(terms) + 0.0 * last_output(made).sum()  # a graph even where all weights are 0
+        # a graph from every output even where weights are 0, since several processes wait for all gradients
+        outputs = made if isinstance(made, list) else [made]
+        return self.loss_function.total(terms) + 0.0 * sum(image.sum() for image in outputs)

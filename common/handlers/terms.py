@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
@@ -55,7 +56,9 @@ class TermsTable:
 
 
 class KeepInOutput:
-    """Copies items of the batch to the engine's output, where ignite's metrics look.
+    """Copies items of the batch to the engine's output, where ignite's metrics look, and to its device.
+
+    MONAI's engines move image and label only.
 
     Args:
         keys: items of every case.
@@ -70,4 +73,5 @@ class KeepInOutput:
 
     def __call__(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            output.update({key: item[key] for key in self.keys})
+            kept = {key: item[key] for key in self.keys}
+            output.update({k: v.to(engine.state.device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})

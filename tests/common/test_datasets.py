@@ -213,6 +213,11 @@ def test_an_impossible_fraction_is_refused(fraction):
     assert refused(split_entries, entries(3), fraction, 0).startswith("val_fraction must lie between 0 and 1")
 
 
+@pytest.mark.parametrize(("fraction", "seed", "key"), [("x", 0, "val_fraction"), (0.2, "x", "seed"), (0.2, -1, "seed")])
+def test_what_is_no_fraction_or_seed_is_refused_by_name(fraction, seed, key):
+    assert refused(split_entries, entries(3), fraction, seed).startswith(f"{key} must be a")
+
+
 def test_a_single_subject_is_split_into_slabs(capsys):
     split = split_entries(entries(1, scans=2), 0.2, 0)
     assert [entry["part"] for entry in split["train"]] == ["train"] * 2

@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.inputs import InputError
-from common.settings import boolean, choose_budget, device_of, number, optional, triple, value
+from common.settings import boolean, choose_budget, device_of, number, optional, quantity, triple, value
 
 
 def given(*arguments):
@@ -111,6 +111,38 @@ def test_what_is_no_three_positive_numbers_is_refused_by_name(text):
 def test_a_key_without_its_number_is_refused():
     with pytest.raises(InputError):  # fire makes it True, which Python counts as 1
         triple(given("--key"), "spacing")
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds", "expected"),
+    [
+        ("3", {"whole": True}, 3),
+        ("3.0", {"whole": True}, 3),
+        ("0.5", {"least": 0, "most": 1}, 0.5),
+        ("-1", {}, -1.0),
+        ("null", {"empty": True}, None),
+        ("0", {"least": 0, "empty": True}, 0.0),
+    ],
+)
+def test_a_number_within_its_bounds(text, bounds, expected):
+    found = quantity(given(f"--key={text}"), "margin", **bounds)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds", "reason"),
+    [
+        ("x", {}, "margin must be a number; got 'x'"),
+        ("null", {"least": 0}, "margin must be a number from 0; got None"),
+        ("1.5", {"whole": True, "empty": True}, "margin must be a whole number or null; got 1.5"),
+        ("-3", {"least": 0, "whole": True}, "margin must be a whole number from 0; got -3"),
+        ("2", {"least": 0, "most": 1}, "margin must be a number from 0 up to 1; got 2"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_name(text, bounds, reason):
+    with pytest.raises(InputError) as error:
+        quantity(value(given(f"--key={text}")), "margin", **bounds)
+    assert str(error.value) == reason
 
 
 def test_devices():

@@ -104,6 +104,17 @@ def test_critic_steps_are_on_new_batches_with_fakes_made_anew():
     assert [len(shown) for shown in critic.seen] == [4, 4, 2, 4, 4, 2]
 
 
+def test_both_networks_can_step_on_the_same_batches():
+    critic, network, made = Recorder(), Scale(), []
+    network.register_forward_hook(lambda _, args, out: made.append(float(args[0].mean())))
+    run = trainer(network, critic, loader(8), critic_steps=2, generator_steps=1, same_batches=True)
+    run.run()
+    assert run.state.epoch_length == 2
+    assert made == [1.5, 3.5, 3.5, 5.5, 7.5, 7.5]  # the generator's step is on the critic's last batch
+    assert [len(shown) for shown in critic.seen] == [4, 4, 2] * 2
+    assert trainer(data=loader(8), same_batches=True).state.epoch_length == 4
+
+
 class TwoScales(nn.Module):
     """Coarse to fine, in training."""
 
@@ -131,6 +142,13 @@ def test_of_several_outputs_the_last_is_judged_and_the_loss_has_all():
     assert network.coarse != 1 and network.fine != 1  # both are trained
     assert tuple(run.state.output[0]["pred"].shape) == (1, 8, 8)
     assert critic.seen[0] == pytest.approx([11, 12, 2, 4])  # two targets, and twice the inputs
+
+
+def test_every_output_has_a_gradient_even_without_weight():
+    network = TwoScales()
+    loss = WeightedLoss({"fine": lambda made, target: (made[1] - target).abs().mean()}, {"fine": 1.0})
+    trainer(network, loss_function=loss).run()
+    assert network.coarse.grad == 0  # not None, for which several processes would wait in vain
 
 
 def test_several_generator_steps():
@@ -388,6 +406,8 @@ def test_the_cost_of_the_epochs_left_counts_each_stage():
     assert run.passes_left(**costs) == pytest.approx(2 * played)
     run.state.epoch = 6
     assert run.passes_left(**costs, game=1.0) == 0
+    shared = trainer(max_epochs=1, data=loader(8), same_batches=True)
+    assert shared.passes_left(**costs, game=1.0) == 2 + 4 + 1  # every batch is both networks'
     alone = trainer(max_epochs=2, adversarial_weight=0)
     assert alone.passes_left(**costs, game=1.0) == 2 * 4
 
