@@ -25,6 +25,7 @@ __all__ = [
     "evaluation_entries",
     "guide_paths",
     "inference_entries",
+    "patient_of",
     "scan_entries",
     "split_entries",
 ]
@@ -32,6 +33,7 @@ __all__ = [
 LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
 LABELS = re.compile(r"(^|[-_.])(seg|mask|label|labels|dseg|pred)$", re.IGNORECASE)  # label maps are no images
 SEQUENCES = re.compile(r"[-_.](t1n?|t1c|t1ce|t1w|t1gd|t2|t2w|t2f|flair|pd|pdw)$", re.IGNORECASE)
+BRATS = re.compile(r"(BraTS-.+-\d{5})-\d{3}", re.IGNORECASE)  # patient, time point
 PARTS = ("whole", "train", "held_out")
 HELD_OUT = 0.3  # share of a single volume that validates
 
@@ -146,14 +148,23 @@ def guide_paths(image: str, guides: Sequence[str], sequence: str | None = None) 
     return found
 
 
+def patient_of(name: str) -> str:
+    """The patient of a BraTS case: ``BraTS-GLI-00002`` of ``BraTS-GLI-00002-001``; other names stay as they are.
+
+    Time points of a patient must not lie on both sides of a split.
+    """
+    match = BRATS.fullmatch(name)
+    return match[1] if match else name
+
+
 def _subject(path: str, root: Path) -> str:
-    """The first folder below the root; where files lie flat, the name without its sequence."""
+    """The patient of the first folder below the root; where files lie flat, of the name without its sequence."""
     inner = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(Path(path).name)
     inner = inner if inner.parts else Path(root.name)
     if len(inner.parts) > 1:
-        return inner.parts[0]
+        return patient_of(inner.parts[0])
     match = re.match(r"sub-[^_]+", inner.name)  # BIDS
-    return match[0] if match else SEQUENCES.sub("", stem_of(inner.name))
+    return match[0] if match else patient_of(SEQUENCES.sub("", stem_of(inner.name)))
 
 
 def split_entries(

@@ -87,6 +87,15 @@ def test_equal_names_in_subject_folders_are_different_subjects_however_the_folde
         assert [e["subject"] for e in scan_entries(folder, ALL, None)] == ["anna", "bert"]
 
 
+def test_time_points_of_a_brats_patient_belong_together(tmp_path):
+    stems = ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-MEN-RT-00001-000", "BraTS2021_00002", "x-00001-000"]
+    patients = ["BraTS-GLI-00001", "BraTS-GLI-00001", "BraTS-MEN-RT-00001", "BraTS2021_00002", "x-00001-000"]
+    nested = write(tmp_path / "n", *(f"{stem}/{stem}-t1n.nii.gz" for stem in stems))
+    flat = write(tmp_path / "f", *(f"{stem}-t1n.nii.gz" for stem in stems))
+    for folder in (nested, flat):
+        assert sorted(e["subject"] for e in scan_entries(folder, ALL, "t1n")) == sorted(patients)
+
+
 def test_one_file_is_taken_whatever_its_name(tmp_path):
     write(tmp_path, "a_seg.nii.gz")
     (entry,) = scan_entries(tmp_path / "a_seg.nii.gz", ALL, "t1n")

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from common.console import say
-from common.datasets import split_entries
+from common.datasets import patient_of, split_entries
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -78,12 +78,17 @@ def read_cases(paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[tu
             continue
         kind = match["kind"].lower()
         kind = OLD_NAMES.get(kind, kind)
-        case = str(Path(path).parent / (match["case"] or Path(path).resolve().parent.name))
+        case = str(Path(path).parent / _case_name(match, path))
         files = cases.setdefault(case, {})
         if kind in files:
             refused.setdefault(case, f"{kind} is there twice, as {Path(files[kind]).name} and {Path(path).name}")
         files[kind] = path
     return {case: files for case, files in cases.items() if case not in refused}, list(refused.items())
+
+
+def _case_name(match: re.Match, path: str) -> str:
+    """The case in front of the sequence's name, else the name of the file's folder."""
+    return match["case"] or Path(path).resolve().parent.name
 
 
 def check_grids(files: Mapping[str, str]) -> None:
@@ -108,7 +113,7 @@ def check_grids(files: Mapping[str, str]) -> None:
 
 
 def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, str]]:
-    """Complete cases of a folder: a path under each sequence's name, "seg" where there is one, "subject", "image".
+    """Complete cases: a path under each sequence's name, "seg" where there is one; "case", "subject", "image".
 
     Args:
         dataset_dir: a folder; None for the sample brains, which are made on first use.
@@ -131,17 +136,18 @@ def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, s
         except InputError as error:
             say(f"left out {error}")
             continue
-        entries.append({**files, "image": files["t1n"], "subject": Path(case).name})
+        name = Path(case).name
+        entries.append({**files, "image": files["t1n"], "case": name, "subject": patient_of(name)})
     if not entries:
         raise InputError(f"no complete case under {folder}; expected {LAYOUT}")
     return entries
 
 
-def evaluation_cases(dataset_dir: Any, pattern: str, val_fraction: float, seed: int) -> dict[str, list]:
+def evaluation_cases(dataset_dir: Any, pattern: str, val_fraction: Any, seed: Any) -> dict[str, list]:
     """All complete cases of a folder as validation entries; of the sample data only those held out from training."""
     entries = training_cases(dataset_dir, pattern)
     if optional(dataset_dir) is None:
-        entries = split_entries(entries, float(val_fraction), seed)["validate"]
+        entries = split_entries(entries, val_fraction, seed)["validate"]
     return {"train": [], "validate": entries}
 
 
@@ -179,7 +185,7 @@ def inference_cases(
     if given:
         first = next(iter(given.values()))
         match = NAME.match(stem_of(first))
-        case = Path(first).parent / ((match["case"] if match else None) or stem_of(first))
+        case = Path(first).parent / (_case_name(match, first) if match else stem_of(first))
         cases: dict[str, dict[str, str]] = {str(case): given}
         failures: list[tuple[str, str]] = []
     else:

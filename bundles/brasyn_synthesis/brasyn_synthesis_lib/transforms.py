@@ -96,7 +96,7 @@ class PackCased(Transform):
             InputError: sequences on different grids, or a segmentation with unknown labels.
         """
         out = dict(data)
-        case = str(out["subject"])
+        case = str(out["case"])
         shapes = {name: tuple(out[name].shape) for name in (*SEQUENCES, "seg") if name in out}
         if len(set(shapes.values())) > 1:
             raise InputError(f"sequences on different grids: {shapes}", case)

@@ -19,6 +19,7 @@ from brasyn_synthesis_lib.data import (
     training_cases,
     weights_of,
 )
+from common.datasets import split_entries
 from common.inputs import InputError
 from common.sample_data import write_brain_cases
 
@@ -181,6 +182,16 @@ def test_explicit_paths(tmp_path):
     assert entry["image"]["target"] == "t1c"
 
 
+def test_explicit_paths_with_bare_names_take_the_folders(tmp_path):
+    for patient in ("p1", "p2"):
+        files = {name: save(tmp_path / patient / f"{name}.nii.gz") for name in ("t1n", "t2w", "t2f")}
+        (entry,) = inference_cases(None, None, explicit=files)["entries"]
+        assert entry["image"]["name"] == str(tmp_path / patient / patient)
+    files = {name: save(tmp_path / f"{name}.of-mine.nii.gz") for name in ("t1n", "t2w", "t2f")}
+    (entry,) = inference_cases(None, None, explicit=files)["entries"]
+    assert entry["image"]["name"] == str(tmp_path / "t1n.of-mine")
+
+
 def test_training_takes_complete_cases(tmp_path, capsys):
     case(tmp_path / "a")
     case(tmp_path / "b", ("t1", "t1ce", "t2", "flair", "seg"), stem="b")
@@ -191,6 +202,18 @@ def test_training_takes_complete_cases(tmp_path, capsys):
     assert "has no t2f" in capsys.readouterr().out
     with pytest.raises(InputError, match="no complete case"):
         training_cases(tmp_path / "c")
+
+
+def test_time_points_of_a_patient_do_not_lie_on_both_sides_of_a_split(tmp_path):
+    stems = [f"BraTS-GLI-{patient:05d}-{time:03d}" for patient in range(4) for time in range(2)]
+    for stem in stems:
+        case(tmp_path / stem, stem=stem)
+    entries = training_cases(tmp_path)
+    assert [entry["case"] for entry in entries] == stems
+    for seed in range(5):
+        both = split_entries(entries, 0.25, seed)
+        train, validate = ({entry["case"][:-4] for entry in both[part]} for part in ("train", "validate"))
+        assert len(train) == 3 and len(validate) == 1 and not train & validate
 
 
 def test_no_name_of_a_sequence(tmp_path):

@@ -173,7 +173,7 @@ def packed(**changes):
     for i, name in enumerate(SEQUENCES):
         item[name][:, 4:16, 3:13, 2:10] = 10 * (i + 1) * (1 + torch.rand(12, 10, 8))
     item["seg"][:, 8:10, 8:10, 5:7] = 4
-    return PackCased("t1c", some_landmarks("t1c"))({**item, "subject": "one", **changes})
+    return PackCased("t1c", some_landmarks("t1c"))({**item, "case": "one", **changes})
 
 
 def test_a_training_case_has_truth_tumour_and_brain():
@@ -188,7 +188,7 @@ def test_a_training_case_has_truth_tumour_and_brain():
 
 def packed_without_seg():
     item = {name: MetaTensor(torch.rand(1, *SHAPE) + 1) for name in SEQUENCES}
-    return PackCased("t1c", some_landmarks("t1c"))({**item, "subject": "one"})
+    return PackCased("t1c", some_landmarks("t1c"))({**item, "case": "one"})
 
 
 def test_training_cases_that_cannot_work():

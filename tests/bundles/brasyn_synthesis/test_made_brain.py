@@ -41,7 +41,7 @@ def slab():
         if not Path(path).is_file():
             pytest.skip("this checkout has no weights")
         landmarks = read(landmarks_path(path), target)
-        item = PackCased(target, landmarks)({**brain, "subject": "made"})
+        item = PackCased(target, landmarks)({**brain, "case": "made"})
         image, label = (item[key].as_tensor()[..., SLAB] for key in ("image", "label"))
         return path, image, label, image * (item["scale"] / landmarks.scale)
 
