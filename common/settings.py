@@ -5,13 +5,25 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from common.inputs import InputError
 
-__all__ = ["boolean", "choose_budget", "device_of", "names", "number", "optional", "quantity", "triple", "value"]
+__all__ = [
+    "boolean",
+    "choice",
+    "choose_budget",
+    "device_of",
+    "names",
+    "number",
+    "optional",
+    "quantity",
+    "triple",
+    "value",
+]
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
 
@@ -90,6 +102,23 @@ def quantity(
         kind = "a whole number" if whole else "a number"
         raise InputError(f"{name} must be {kind}{bounds}{' or null' if empty else ''}; got {given!r}")
     return int(plain) if whole else plain
+
+
+def choice(given: Any, name: str, options: Sequence[Any]) -> Any:
+    """One of a key's few values.
+
+    Args:
+        given: a value or its text.
+        name: the key, for the error.
+        options: plain values.
+
+    Raises:
+        InputError: another value.
+    """
+    plain = value(given)
+    if isinstance(plain, bool) or plain not in options:
+        raise InputError(f"{name} must be {' or '.join(map(str, options))}; got {given!r}")
+    return options[options.index(plain)]
 
 
 def triple(given: Any, name: str) -> tuple[float, float, float] | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -156,6 +157,9 @@ class BestWeights:
         folder: the run's folder.
         network: the network to save.
         lower: whether lower scores are better; else higher ones.
+
+    Raises:
+        InputError: in the first validation, a key metric that is NaN.
     """
 
     def __init__(self, folder: str | Path, network: nn.Module, lower: bool = False) -> None:
@@ -188,6 +192,9 @@ class BestWeights:
             return
         score = float(engine.state.metrics[engine.state.key_metric_name])
         if self.first is None:
+            if math.isnan(score):
+                name = engine.state.key_metric_name
+                raise InputError(f"{name} has no value on the held-out data, so the best weights cannot be told")
             self.first = score
         if self.beats(score, self.score):
             self.score, self.epoch = score, int(engine.state.epoch)

@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from common.inputs import InputError
-from common.settings import boolean, choose_budget, device_of, number, optional, quantity, triple, value
+from common.settings import boolean, choice, choose_budget, device_of, number, optional, quantity, triple, value
 
 
 def given(*arguments):
@@ -41,6 +41,14 @@ def test_a_bare_switch_is_true():
 def test_another_word_for_a_switch_is_refused(word):
     with pytest.raises(InputError, match="expected true or false"):
         boolean(given("--key", word))
+
+
+def test_a_choice_is_one_of_a_few_values():
+    assert choice("9", "views", [1, 9]) == choice(9.0, "views", [1, 9]) == 9
+    assert choice(" vgg16", "network", ["vgg16", "vgg19"]) == "vgg16"
+    for wrong in (5, True, "nine", [1], None):
+        with pytest.raises(InputError, match=r"^views must be 1 or 9; got "):
+            choice(wrong, "views", [1, 9])
 
 
 @pytest.mark.parametrize("word", ["null", "None", "none", "NULL", "''", ""])

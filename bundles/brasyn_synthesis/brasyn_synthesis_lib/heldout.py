@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import CacheDataset, PersistentDataset
+from monai.data import CacheDataset, PersistentDataset, pickle_hashing
+from monai.data import Dataset as UncachedDataset
+from monai.transforms import LoadImage
 from torch.utils.data import Dataset
 
 from common.console import say
+from common.inputs import InputError, root_cause
 from common.transforms.geometry import middle_window
 
 from .landmarks import Landmarks
@@ -28,26 +32,52 @@ RESIDENT = 8  # volumes in memory where the others lie on disk
 
 def on_disk(entries: Sequence[dict[str, Any]], memory_gb: float) -> bool:
     """Whether decoded cases would take more than half of the memory, told from the first one's header."""
-    voxels = np.prod(nib.load(entries[0]["image"]).shape[:3], dtype=np.float64) if entries else 0
+    voxels = np.prod(_shape_of(entries[0]["image"]), dtype=np.float64) if entries else 0
     return len(entries) * voxels * CHANNELS * 4 > HEADROOM * float(memory_gb) * 2**30
 
 
+def _shape_of(path: str) -> tuple[int, ...]:
+    if path.lower().endswith((".nii", ".nii.gz")):
+        return nib.load(path).shape[:3]
+    try:
+        return tuple(LoadImage(image_only=True, ensure_channel_first=True)(path).shape[1:])
+    except Exception as error:
+        raise InputError(f"cannot be read ({root_cause(error)})", path) from error
+
+
+def hash_of_files(entry: Mapping[str, Any]) -> bytes:
+    """Name of an entry's file in a cache: another one when one of its images has been changed since."""
+    paths = [value for value in entry.values() if isinstance(value, str) and os.path.exists(value)]
+    files = [file for path in paths for file in ([path] if os.path.isfile(path) else sorted(Path(path).iterdir()))]
+    facts = [(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]
+    return pickle_hashing({**entry, "files": facts})
+
+
 def case_volumes(
-    data: Sequence[dict[str, Any]], transform: Callable, memory_gb: float, cache_dir: str | Path, progress: bool = False
+    data: Sequence[dict[str, Any]],
+    transform: Callable,
+    memory_gb: float,
+    cache_dir: str | Path | None,
+    progress: bool = False,
 ) -> Dataset:
     """Decoded cases: in memory where they fit, else each in a file below ``cache_dir``, made on first use.
+
+    A file is made anew when an image of the case has changed.
 
     Args:
         data: entries of ``data.training_cases``.
         transform: loads an entry.
         memory_gb: memory of the process, see ``on_disk``.
-        cache_dir: a folder for this target and these landmarks alone.
+        cache_dir: a folder for this target and these landmarks alone; None decodes a case whenever it is asked for,
+            where each is used once.
         progress: show MONAI's bar while cases are decoded into memory.
     """
     if not on_disk(data, memory_gb):
         return CacheDataset(data=data, transform=transform, num_workers=0, progress=progress)
-    say(f"{len(data)} cases do not fit in half of {memory_gb} GiB: they are decoded once into {cache_dir}")
-    return PersistentDataset(data=data, transform=transform, cache_dir=cache_dir)
+    if cache_dir is None:
+        return UncachedDataset(data=data, transform=transform)
+    say(f"{len(data)} cases do not fit in half of {memory_gb:g} GiB: they are decoded once into {cache_dir}")
+    return PersistentDataset(data=data, transform=transform, cache_dir=cache_dir, hash_func=hash_of_files)
 
 
 def resident_volumes(volumes: Dataset) -> int | None:
@@ -117,7 +147,7 @@ class HeldOutCases(Dataset):
         landmarks: Landmarks,
         slices: int | None,
         memory_gb: float,
-        cache_dir: str | Path,
+        cache_dir: str | Path | None,
     ) -> None:
         self.data, self.landmarks, self.slices = list(data), landmarks, slices
         self.volumes = case_volumes(self.data, transform, memory_gb, cache_dir)

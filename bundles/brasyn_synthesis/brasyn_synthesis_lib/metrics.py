@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
-from monai.metrics.utils import do_metric_reduction
 
 from common.metrics import ssim_map
 
@@ -96,8 +95,8 @@ class SynthesisScore(CumulativeIterationMetric):
         return torch.tensor([[scores_of(image[0], label, self.kind, self.region)] for image, label in pairs])
 
     def aggregate(self) -> torch.Tensor:
-        """Mean over the volumes that have the region."""
-        return do_metric_reduction(self.get_buffer(), "mean")[0]
+        """Mean over the volumes that have the region; NaN where none has it."""
+        return self.get_buffer().nanmean()
 
 
 def synthesis_metrics(but: str | None = None, others: Sequence[str] = (), rough: bool = False) -> dict:

@@ -14,7 +14,7 @@ from common.console import evaluation_line, start_lines
 from common.handlers import StartingWeights
 from common.inferers import ViewsInferer
 from common.inputs import InputError
-from common.settings import boolean, number
+from common.settings import boolean, number, value
 from common.weights import bare
 
 from .data import SEQUENCES
@@ -34,14 +34,19 @@ STEP = 3.5  # a training step of the generator costs about so many forward passe
 DISCRIMINATOR = 2.0  # one of each network, with the discriminator as costly as the generator
 
 
-def checked_objective(objective: Mapping[str, Any]) -> dict[str, float]:
+def checked_objective(objective: Any) -> dict[str, float]:
     """Weights of the terms as numbers.
 
+    Args:
+        objective: weights by term, or the text of that.
+
     Raises:
-        InputError: an unknown term, or a weight that is no number of 0 or more.
+        InputError: no mapping, an unknown term, or a weight that is no number of 0 or more.
     """
-    weights = {name: 0.0 for name in TERMS}
-    for name, given in objective.items():
+    weights, plain = {name: 0.0 for name in TERMS}, value(objective)
+    if not isinstance(plain, Mapping):
+        raise InputError(f"objective must name terms with their weights, such as {{'l1': 1}}; got {objective!r}")
+    for name, given in plain.items():
         plain = number(given)
         if name not in TERMS or plain is None or plain < 0:
             raise InputError(f"objective takes weights of 0 or more for {', '.join(TERMS)}; got {name}: {given!r}")
@@ -145,20 +150,19 @@ def announce(
     seconds = expected_seconds(
         network, device, (budget["size"],) * 2, budget["stacks"], trainer, _shapes(held_out), views, validations
     )
-    data = f"{len(train)} training cases, {budget['stacks']} stacks per epoch; {_held_out_text(held_out, target)}"
-    start_lines(f"training for {target}", budget, device, data, weights, seconds, folder)
+    data = f"{len(train)} training cases, {budget['stacks']} stacks per epoch; {len(held_out)} held-out case(s)"
+    start_lines(f"training for {target}", budget, device, f"{data}, {_task(target)}", weights, seconds, folder)
 
 
-def announce_evaluation(network: nn.Module, device: Any, held_out: Any, target: str, views: int, weights: str) -> None:
+def announce_evaluation(network: nn.Module, device: Any, cases: Any, target: str, views: int, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long the network will take."""
-    seconds = expected_seconds(network, device, (128, 128), 0, None, _shapes(held_out), views, 1)
-    evaluation_line(weights, f"{_held_out_text(held_out, target)}; {views} view(s)", seconds, device)
+    seconds = expected_seconds(network, device, (128, 128), 0, None, _shapes(cases), views, 1)
+    evaluation_line(weights, f"{len(cases)} case(s), {_task(target)}; {views} view(s)", seconds, device)
 
 
-def _shapes(held_out: Any) -> list[tuple[int, ...]]:
-    return [tuple(held_out[i]["image"].shape[1:]) for i in range(min(len(held_out), 1))] * len(held_out)
+def _shapes(cases: Any) -> list[tuple[int, ...]]:
+    return [tuple(cases[i]["image"].shape[1:]) for i in range(min(len(cases), 1))] * len(cases)
 
 
-def _held_out_text(held_out: Any, target: str) -> str:
-    inputs = ", ".join(name for name in SEQUENCES if name != target)
-    return f"{len(held_out)} held-out case(s), {target} of {inputs}"
+def _task(target: str) -> str:
+    return f"{target} of {', '.join(name for name in SEQUENCES if name != target)}"

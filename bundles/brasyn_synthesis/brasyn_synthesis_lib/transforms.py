@@ -100,6 +100,11 @@ class PackCased(Transform):
         shapes = {name: tuple(out[name].shape) for name in (*SEQUENCES, "seg") if name in out}
         if len(set(shapes.values())) > 1:
             raise InputError(f"sequences on different grids: {shapes}", case)
+        placed = [out[name] for name in shapes if isinstance(out[name], MetaTensor)]
+        for image in placed[1:]:  # what the headers do not tell of DICOM series
+            if not torch.allclose(image.affine, placed[0].affine, atol=SAME_GRID):
+                path = image.meta.get("filename_or_obj", case)
+                raise InputError("lies on another grid than the other sequences", path)
         names = inputs_of(self.target)
         image, brain, scale = scaled_inputs([out[name] for name in names], names, self.landmarks)
         inside = foreground_mask(out[self.target][0].as_subclass(torch.Tensor))
@@ -109,7 +114,8 @@ class PackCased(Transform):
             seg = out["seg"][0].as_subclass(torch.Tensor).round()
             unknown = sorted(set(torch.unique(seg).tolist()) - set(LABELS))
             if unknown:
-                raise InputError(f"segmentation with unknown labels {unknown[:5]}; BraTS has {list(LABELS)}", case)
+                path = getattr(out["seg"], "meta", {}).get("filename_or_obj", case)
+                raise InputError(f"segmentation with unknown labels {unknown[:5]}; BraTS has {list(LABELS)}", path)
             tumour = (seg > 0).float()
         label = torch.stack([truth / self.landmarks.scale, tumour, (brain | inside).float()])
         out["image"], out["label"] = (like_image(x, out[self.target]) for x in (image, label))

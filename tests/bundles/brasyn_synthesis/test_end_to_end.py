@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,7 @@ import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import SEQUENCES, inputs_of, training_cases, weights_of
 from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path, read
 from brasyn_synthesis_lib.networks import Generator
+from common.inputs import InputError, root_cause
 from common.losses.perceptual import vgg_features
 
 BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
@@ -159,6 +161,59 @@ def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, m
         assert len(list((tmp_path / target / "panels").glob("*.png"))) == 3
 
 
+def test_evaluation_leaves_no_decoded_cases_and_holds_nothing_out(brains, models, tmp_path, capsys, run):
+    keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1, "val_slices": 6, **SMALL}
+    run("train", "evaluate", memory_gb=1e-6, **keys)
+    assert not list(tmp_path.rglob("*.pt"))
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluating"))
+    assert " on 3 case(s), t1c of t1n, t2w, t2f; 1 view(s)" in told
+
+
+def test_cases_without_segmentation_have_no_score_in_the_tumour(brains, train, tmp_path, caplog):
+    shutil.copytree(brains, tmp_path / "in")
+    for path in (tmp_path / "in").rglob("*-seg.nii.gz"):
+        path.unlink()
+    with caplog.at_level("INFO"):
+        train(dataset_dir=tmp_path / "in", budgets={"short": {**BUDGET, "epochs": 1}})
+    assert "ssim_tumour: nan" in caplog.text and "ssim_tumour: 0.0" not in caplog.text
+    with (tmp_path / "runs" / "short-1" / "scores.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["ssim_tumour"] == "nan" and float(row["ssim_healthy"]) > 0 for row in rows)
+    assert (tmp_path / "runs" / "short-1" / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("job", [["train"], ["train", "evaluate"]])
+def test_training_and_evaluation_stop_at_voxels_that_cannot_work(brains, models, tmp_path, job, run, line_of):
+    keys = {"budgets": {"short": BUDGET}, "output_dir": tmp_path / "runs", "ckpt_dir": models, "views": 1, **SMALL}
+    for kind, value, text in (("seg", 7, "unknown labels [7.0]"), ("t2w", np.nan, "NaN or infinite")):
+        folder = tmp_path / kind
+        shutil.copytree(brains, folder)
+        path = sorted(folder.rglob(f"*-{kind}.nii.gz"))[0]
+        image = nib.load(path)
+        voxels = image.get_fdata(dtype=np.float32)
+        voxels[3, 4, 5] = value
+        nib.save(nib.Nifti1Image(voxels, image.affine), path)
+        with pytest.raises(Exception) as error:
+            run(*job, dataset_dir=folder, **keys)
+        assert isinstance(root_cause(error.value), InputError)
+        assert line_of(error).startswith(str(path)) and text in line_of(error)
+
+
+def test_training_and_evaluation_on_dicom_series(models, tmp_path, write_dicom, run):
+    voxels = np.random.default_rng(0).integers(100, 900, (24, 30, 28)).astype(np.int16)
+    voxels[:, :6] = 0
+    for case in ("c1", "c2"):
+        for name in SEQUENCES:
+            write_dicom(tmp_path / "in" / case / name, voxels)
+    keys = {"dataset_dir": tmp_path / "in", "ckpt_dir": models, "views": 1, "promote": False, **SMALL}
+    budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
+    run("train", output_dir=tmp_path / "runs", budgets=budgets, **keys)
+    run("train", "evaluate", output_dir=tmp_path / "eval", val_slices=6, **keys)
+    assert (tmp_path / "runs" / "short-1" / "best.pt").is_file()
+    table = (tmp_path / "eval" / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
+    assert "c1" in table and "c2" in table
+
+
 def case_without(brains, folder, missing, old_names=False):
     source = sorted(p for p in brains.iterdir() if p.is_dir())[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,13 +285,40 @@ def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, ca
         ({"dataset_dir": "/nowhere"}, "no such file or folder"),
         ({"vgg_weights": "/nowhere/vgg.pth"}, "no such weights file"),
         ({"views": 4}, "views must be 1 or 9"),
+        ({"objective": "l1"}, "objective must name terms with their weights"),
+        ({"tumour_weight": 2}, "tumour_weight must be a number from 0 up to 1; got 2"),
+        ({"vgg_network": "vgg11"}, "vgg_network must be vgg16 or vgg19; got 'vgg11'"),
+        ({"adversarial_weight": -1}, "adversarial_weight must be a number from 0; got -1"),
+        ({"adversarial_weight": "x"}, "adversarial_weight must be a number from 0; got 'x'"),
+        ({"memory_gb": "lots"}, "memory_gb must be a number from 0; got 'lots'"),
+        ({"num_workers": -1}, "num_workers must be a whole number from 0; got -1"),
+        ({"val_fraction": "x"}, "val_fraction must be a number; got 'x'"),
     ],
 )
 def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of):
     with pytest.raises(Exception) as error:
         train(**keys)
+    assert isinstance(root_cause(error.value), InputError)
     assert text in line_of(error)
     assert "\n" not in line_of(error)
+
+
+@pytest.mark.parametrize(
+    ("job", "keys", "text"),
+    [
+        (["inference"], {"views": 5}, "views must be 1 or 9; got 5"),
+        (["inference"], {"memory_gb": "lots"}, "memory_gb must be a number from 0; got 'lots'"),
+        (["train", "evaluate"], {"val_slices": "x"}, "val_slices must be a whole number from 1 or null; got 'x'"),
+        (["train", "evaluate"], {"views": 5}, "views must be 1 or 9; got 5"),
+    ],
+)
+def test_so_it_is_in_inference_and_evaluation(brains, models, tmp_path, job, keys, text, run, line_of):
+    folder = brains
+    if job == ["inference"]:
+        case_without(brains, folder := tmp_path / "in", "t1c")
+    with pytest.raises(Exception) as error:
+        run(*job, dataset_dir=folder, output_dir=tmp_path / "out", ckpt_dir=models, **SMALL, **keys)
+    assert isinstance(root_cause(error.value), InputError) and line_of(error) == text
 
 
 def test_landmarks_of_another_target_are_refused(train, models, tmp_path, line_of):

@@ -194,5 +194,9 @@ def packed_without_seg():
 def test_training_cases_that_cannot_work():
     with pytest.raises(InputError, match=r"unknown labels \[7.0\]"):
         packed(seg=MetaTensor(torch.full((1, *SHAPE), 7.0)))
+    elsewhere = torch.eye(4)
+    elsewhere[0, 3] = 5
+    with pytest.raises(InputError, match="lies on another grid"):
+        packed(seg=MetaTensor(torch.zeros(1, *SHAPE), affine=elsewhere))
     with pytest.raises(InputError, match="different grids"):
         packed(seg=MetaTensor(torch.zeros(1, 3, 3, 3)))

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import math
+import os
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, PersistentDataset
+from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.transforms import Transform
 
 from brasyn_synthesis_lib.heldout import case_volumes, linear_regression, on_disk, regression_of, resident_volumes
@@ -102,6 +103,42 @@ def test_names_and_settings():
     assert "ssim_healthy" not in names and "regression_psnr_tumour" in names and "baseline_roughness" in names
     with pytest.raises(ValueError, match="kind must be"):
         SynthesisScore("mse")
+
+
+def test_a_region_that_no_volume_has_is_no_score_of_0():
+    image, label = case()
+    without = label * torch.tensor([1, 0, 1]).view(3, 1, 1, 1)
+    metric = SynthesisScore("ssim", "tumour")
+    metric(image[None, None], without[None])
+    assert math.isnan(metric.aggregate())
+    metric(image[None, None], label[None])
+    assert float(metric.aggregate()) == pytest.approx(scores_of(image, label, "ssim", "tumour"))
+
+
+def test_a_changed_file_is_decoded_anew(tmp_path):
+    path, folder = tmp_path / "a.nii", tmp_path / "series"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), path)
+    folder.mkdir()
+    (folder / "0.dcm").write_bytes(b"0")
+    calls = []
+
+    class Load(Transform):
+        def __call__(self, entry):
+            calls.append(entry["image"])
+            return {"image": torch.zeros(1)}
+
+    entries = [{"image": str(path), "t2w": str(folder), "case": "a"}]
+    for changed in (None, None, path, folder / "0.dcm"):
+        if changed is not None:
+            os.utime(changed, ns=(10**18, 10**18))
+        case_volumes(entries, Load(), 0, tmp_path / "cache")[0]
+    assert len(calls) == 3
+
+
+def test_cases_that_are_used_once_are_kept_nowhere(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), tmp_path / "a.nii")
+    volumes = case_volumes([{"image": str(tmp_path / "a.nii")}], lambda entry: entry, 0, None)
+    assert type(volumes) is Dataset and volumes[0]["image"].endswith("a.nii")
 
 
 def test_many_cases_lie_on_disk(tmp_path):

@@ -240,6 +240,11 @@ def test_starting_weights_that_are_never_beaten_are_the_best(tmp_path):
     assert bool((load_flat(tmp_path / "best.pt")["0.weight"] == 1).all())
 
 
+def test_a_first_score_that_is_none_is_told(tmp_path):
+    with pytest.raises(InputError, match="has no value on the held-out data"):
+        train(tmp_path, [float("nan"), 20.0])
+
+
 def test_a_resumed_run_remembers_the_best(tmp_path):
     first = train(tmp_path, [20.0, 25.0])
     save_atomically(first.state_dict(), tmp_path / "state.pt")
