@@ -85,16 +85,16 @@ def announce(
     epochs = budget["epochs"]
     voxels = int(np.prod(np.broadcast_to(budget["patch_size"], 3)))
     seconds = expected_seconds(network, device, patches * epochs, voxels, held_out, epochs // val_interval + 1)
-    data = f"{len(train)} training volumes, {patches} patches per epoch; {_held_out_text(held_out)}"
+    data = f"{len(train)} training volumes, {patches} patches per epoch; {_volumes_text(held_out, 'held-out ')}"
     start_lines("training", budget, device, data, weights, seconds, folder)
 
 
-def announce_evaluation(network: nn.Module, device: Any, held_out: DegradedVolumes, weights: str) -> None:
+def announce_evaluation(network: nn.Module, device: Any, volumes: DegradedVolumes, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long it will take."""
-    seconds = expected_seconds(network, device, 0, 0, held_out, 1)
-    evaluation_line(weights, _held_out_text(held_out), seconds, device)
+    seconds = expected_seconds(network, device, 0, 0, volumes, 1)
+    evaluation_line(weights, _volumes_text(volumes), seconds, device)
 
 
-def _held_out_text(held_out: DegradedVolumes) -> str:
-    settings = ", ".join(setting_name(scale) for scale in held_out.scales)
-    return f"{len(held_out.data)} held-out volume(s) at {settings}"
+def _volumes_text(volumes: DegradedVolumes, kind: str = "") -> str:
+    settings = ", ".join(setting_name(scale) for scale in volumes.scales)
+    return f"{len(volumes.data)} {kind}volume(s) at {settings}"

@@ -119,16 +119,16 @@ def announce(
     validations = budget["epochs"] // val_interval + 1
     voxels = math.prod(budget["patch_size"])
     seconds = expected_seconds(network, device, patches, voxels, trainer, held_out, validations)
-    data = f"{len(train)} training volumes, {patches} patches per epoch; {_held_out_text(held_out)}"
+    data = f"{len(train)} training volumes, {patches} patches per epoch; {_volumes_text(held_out, 'held-out ')}"
     start_lines("training", budget, device, data, weights, seconds, folder)
 
 
-def announce_evaluation(network: nn.Module, device: Any, held_out: NoisyVolumes, weights: str) -> None:
+def announce_evaluation(network: nn.Module, device: Any, volumes: NoisyVolumes, weights: str) -> None:
     """Says before an evaluation what is going to happen, and how long the network will take."""
-    seconds = expected_seconds(network, device, 0, 0, None, held_out, 1)
-    evaluation_line(weights, _held_out_text(held_out), seconds, device)
+    seconds = expected_seconds(network, device, 0, 0, None, volumes, 1)
+    evaluation_line(weights, _volumes_text(volumes), seconds, device)
 
 
-def _held_out_text(held_out: NoisyVolumes) -> str:
-    levels = ", ".join(f"{level:g} %" for level in held_out.levels)
-    return f"{len(held_out.data)} held-out volume(s), noise {levels}"
+def _volumes_text(volumes: NoisyVolumes, kind: str = "") -> str:
+    levels = ", ".join(f"{level:g} %" for level in volumes.levels)
+    return f"{len(volumes.data)} {kind}volume(s), noise {levels}"

@@ -81,4 +81,4 @@ def test_a_training_says_what_it_has(rate, capsys):
 def test_an_evaluation_says_what_it_has(rate, capsys):
     announce_evaluation(ReCNN(2, 4), "cpu", HeldOut(), "models/model.pt")
     out = capsys.readouterr().out
-    assert out.startswith("evaluating models/model.pt on 2 held-out volume(s) at 2x2x2, 1x1x4; about 1 s on cpu")
+    assert out.startswith("evaluating models/model.pt on 2 volume(s) at 2x2x2, 1x1x4; about 1 s on cpu")
