@@ -107,11 +107,12 @@ def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_pa
     assert "ncc_foreground" in table
 
 
-def test_one_fixed_level(brains, weights, tmp_path, run):
+def test_one_fixed_level(brains, weights, tmp_path, capsys, run):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 8}
     run("train", "evaluate", device="cpu", noise_level="5", classical="false", **SMALL, **keys)
     with (tmp_path / "evaluation-1" / "scores.csv").open(encoding="utf-8") as file:
         assert {row["setting"] for row in csv.DictReader(file)} == {"5%"}
+    assert " on 3 volume(s), noise 5 %; " in capsys.readouterr().out
 
 
 def scan(path, shape=(20, 18, 14), shift=0.0):
