@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import CacheDataset, PersistentDataset
+from monai.data import Dataset as TransformedDataset
+from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from common.console import say
@@ -18,6 +21,7 @@ from common.transforms.geometry import middle_window
 
 from .landmarks import Landmarks
 from .metrics import scores_of
+from .transforms import PackCased
 
 __all__ = ["HeldOutCases", "case_volumes", "linear_regression", "on_disk", "regression_of", "resident_volumes"]
 
@@ -143,3 +147,15 @@ class HeldOutCases(Dataset):
             "case": item["case"],
             "setting": self.landmarks.target,
         }
+
+    @contextmanager
+    def standardised_by(self, landmarks: Landmarks) -> Iterator[None]:
+        """Meanwhile gives the cases in the scale of other landmarks, decoded anew each time and kept nowhere."""
+        own = self.landmarks, self.volumes, self._best
+        steps = self.volumes.transform.transforms
+        steps = [PackCased(landmarks.target, landmarks) if isinstance(step, PackCased) else step for step in steps]
+        self.landmarks, self.volumes, self._best = landmarks, TransformedDataset(self.data, Compose(steps)), {}
+        try:
+            yield
+        finally:
+            self.landmarks, self.volumes, self._best = own
