@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from common.console import say
+from common.distributed import from_first
 from common.inputs import InputError
 from common.runs import is_main_process
 from common.sample_data import is_sample
@@ -169,6 +170,7 @@ class BestWeights:
         self.first: float | None = None
         self.score = self.worst
         self.epoch = 0
+        self.resumed = False  # then ``first`` is not of the weights that lie in the bundle now
 
     @property
     def worst(self) -> float:
@@ -208,6 +210,7 @@ class BestWeights:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from an earlier run's scores."""
         self.first, self.score, self.epoch = state["first"], state["score"], state["epoch"]
+        self.resumed = True
 
 
 class PromoteWeights:
@@ -215,12 +218,15 @@ class PromoteWeights:
 
     They are when the configuration is the default one, the training data is not the sample data, and they score better
     than the present weights on this run's validation data. The old file is kept as ``replaced.pt`` in the run's folder.
+    Present weights that cannot be scored stay, and one line says why.
+
+    For weights to which more than their file belongs, a subclass overrides ``score`` and ``replace``.
 
     Args:
         best: the run's ``BestWeights``.
         target: the bundle's weights.
         data: entries of the training dataset, with a path each as "image".
-        evaluator: scores the present weights where the run did not start from them.
+        evaluator: scores the present weights where the run did not start from them, or was resumed.
         start: the run's ``StartingWeights``.
         allowed: False in configurations other than the default.
     """
@@ -248,30 +254,37 @@ class PromoteWeights:
     def __call__(self, engine: Engine) -> None:
         if not self.allowed or any(is_sample(str(entry["image"])) for entry in self.data):
             return
-        present = self._present_score()
-        if present is None:
-            say(f"{self.target} stays: it belongs to another network shape")
+        try:
+            present = self._present_score()
+        except InputError as error:
+            say(f"{self.target} stays: {error}")
             return
         if not self.best.beats(self.best.score, present):
             say(f"{self.target} stays: it scores {self.best.text(present)}, this run {self.best.text(self.best.score)}")
             return
         if is_main_process():
-            if self.target.is_file():
-                shutil.copy2(self.target, self.best.path.with_name("replaced.pt"))
-            save_atomically(load_flat(self.best.path), self.target)
+            self.replace()
         scores = f"{self.best.text(self.best.score)} against {self.best.text(present)}"
         say(f"{self.target} now holds this run's weights ({scores})")
 
-    def _present_score(self) -> float | None:
-        """Key metric of the present weights; None where they do not fit this network."""
+    @property
+    def replaced(self) -> Path:
+        """Where the present weights are kept."""
+        return self.best.path.with_name("replaced.pt")
+
+    def replace(self) -> None:
+        """Puts the run's best weights in the place of the present ones, which are kept; in the main process only."""
+        if self.target.is_file():
+            shutil.copy2(self.target, self.replaced)
+        save_atomically(load_flat(self.best.path), self.target)
+
+    def score(self, state: Mapping[str, Any]) -> float:
+        """Key metric of the present weights, a state dict that fits the network.
+
+        Raises:
+            InputError: they cannot be scored.
+        """
         network = bare(self.best.network)
-        if not self.target.is_file():
-            return self.best.worst
-        if self.start.source == str(self.target) and self.best.first is not None:
-            return self.best.first
-        state = load_flat(self.target)
-        if not fits(state, network):
-            return None
         own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
         network.load_state_dict(state)
         self.evaluator.state.aside = True  # this run of the evaluator is no part of the training's record
@@ -281,3 +294,14 @@ class PromoteWeights:
             self.evaluator.state.aside = False
             network.load_state_dict(own)
         return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
+
+    def _present_score(self) -> float:
+        if not from_first(self.target.is_file):  # the first process may be about to write it
+            return self.best.worst
+        known = self.best.first is not None and not self.best.resumed
+        if self.start.source == str(self.target) and known:
+            return self.best.first
+        state = load_flat(self.target)
+        if not fits(state, self.best.network):
+            raise InputError("it belongs to another network shape")
+        return self.score(state)

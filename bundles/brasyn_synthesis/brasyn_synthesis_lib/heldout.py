@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, PersistentDataset, pickle_hashing
 from monai.data import Dataset as UncachedDataset
-from monai.transforms import LoadImage
+from monai.transforms import Compose, LoadImage
 from torch.utils.data import Dataset
 
 from common.console import say
@@ -22,6 +23,7 @@ from common.transforms.geometry import middle_window
 
 from .landmarks import Landmarks
 from .metrics import scores_of
+from .transforms import PackCased
 
 __all__ = ["HeldOutCases", "case_volumes", "linear_regression", "on_disk", "regression_of", "resident_volumes"]
 
@@ -173,3 +175,15 @@ class HeldOutCases(Dataset):
             "case": item["case"],
             "setting": self.landmarks.target,
         }
+
+    @contextmanager
+    def standardised_by(self, landmarks: Landmarks) -> Iterator[None]:
+        """Meanwhile gives the cases in the scale of other landmarks, decoded anew each time and kept nowhere."""
+        own = self.landmarks, self.volumes, self._best
+        steps = self.volumes.transform.transforms
+        steps = [PackCased(landmarks.target, landmarks) if isinstance(step, PackCased) else step for step in steps]
+        self.landmarks, self.volumes, self._best = landmarks, UncachedDataset(self.data, Compose(steps)), {}
+        try:
+            yield
+        finally:
+            self.landmarks, self.volumes, self._best = own

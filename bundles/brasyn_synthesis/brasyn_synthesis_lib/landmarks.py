@@ -6,15 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.transforms import LoadImage
 from torch import nn
 
@@ -23,11 +21,11 @@ from common.inputs import CheckVoxelsd, InputError, root_cause
 from common.runs import is_main_process
 from common.settings import boolean
 from common.transforms.intensity import PERCENTILES, fit_landmarks, foreground_mask, standardise
-from common.weights import bare, load_flat
+from common.weights import bare, fits, load_flat
 
 from .data import SEQUENCES
 
-__all__ = ["Landmarks", "PromoteLandmarks", "bind", "check_bound", "landmarks_path", "prepare", "read"]
+__all__ = ["Landmarks", "bind", "check_bound", "landmarks_path", "prepare", "read"]
 
 SUFFIX = ".landmarks.json"
 TOP = 99.9  # percentile of the foreground that counts as a sequence's brightest
@@ -86,7 +84,7 @@ def read(path: str | os.PathLike, target: str) -> Landmarks:
     try:
         landmarks = Landmarks(**json.loads(path.read_text(encoding="utf-8")))
         complete = all(len(landmarks.of(name)) == len(PERCENTILES) for name in SEQUENCES)
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"not a file of landmarks ({type(error).__name__})", path) from error
     if not complete or landmarks.percentiles != list(PERCENTILES):
         raise InputError("landmarks of other percentiles", path)
@@ -136,9 +134,15 @@ def fit(entries: Sequence[dict[str, Any]], target: str) -> Landmarks:
 
 
 def prepare(
-    weights: str, from_scratch: Any, resume: Any, entries: Sequence[dict], target: str, folder: Any
+    weights: str,
+    from_scratch: Any,
+    resume: Any,
+    entries: Sequence[dict],
+    target: str,
+    folder: Any,
+    network: nn.Module,
 ) -> Landmarks:
-    """Landmarks of a run: those of the run that goes on, those of the starting weights, or new ones.
+    """Landmarks of a run: those of the run that goes on, of the starting weights, or new ones for random weights.
 
     They are written to the run's folder, beside ``best.pt``.
 
@@ -148,12 +152,13 @@ def prepare(
         entries: training cases, to learn from.
         target: the sequence to make.
         folder: the run's folder.
+        network: what is trained; weights of another shape are no starting weights.
     """
     own = landmarks_path(Path(folder) / "best.pt")
     if boolean(resume) and own.is_file():
         return read(own, target)
     given = landmarks_path(weights)
-    starts = not boolean(from_scratch) and Path(weights).is_file()
+    starts = not boolean(from_scratch) and Path(weights).is_file() and fits(load_flat(weights), network)
     landmarks = read(given, target) if starts else fit(entries, target)
     if is_main_process():
         landmarks.save(own)
@@ -172,34 +177,16 @@ def bind(network: nn.Module, landmarks: Landmarks) -> None:
     check_bound(network, landmarks.digest)
 
 
-def check_bound(network: nn.Module, digest: str) -> None:
+def check_bound(weights: nn.Module | Mapping[str, torch.Tensor], digest: str) -> None:
     """Makes sure that weights and landmarks belong together.
+
+    Args:
+        weights: a network or its state dict.
+        digest: of the landmarks.
 
     Raises:
         InputError: they do not.
     """
-    if bytes(bare(network).landmarks.tolist()).hex() != digest:
+    state = bare(weights).state_dict() if isinstance(weights, nn.Module) else weights
+    if bytes(state["landmarks"].tolist()).hex() != digest:
         raise InputError("weights and landmarks do not belong together: the weights were trained with others")
-
-
-class PromoteLandmarks:
-    """Puts the run's landmarks beside the bundle's weights when ``PromoteWeights`` has put the run's weights there.
-
-    Args:
-        best: the run's ``BestWeights``.
-        target: the bundle's weights file.
-    """
-
-    def __init__(self, best: Any, target: str) -> None:
-        self.best, self.target = best, Path(target)
-
-    def attach(self, engine: Engine) -> None:
-        """Acts when the trainer completes; attach behind ``PromoteWeights``."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        if not is_main_process() or not self.target.is_file():
-            return
-        own, bundle = load_flat(self.best.path), load_flat(self.target)
-        if own.keys() == bundle.keys() and all(torch.equal(own[key], bundle[key]) for key in own):
-            shutil.copy2(landmarks_path(self.best.path), landmarks_path(self.target))

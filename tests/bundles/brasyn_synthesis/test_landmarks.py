@@ -84,20 +84,24 @@ def test_weights_know_their_landmarks():
     other.load_state_dict(network.state_dict())
     with pytest.raises(InputError, match="do not belong together"):
         bind(other, some(top=111))
-    with pytest.raises(InputError, match="do not belong together"):
-        check_bound(other, some("t2w").digest)
+    for weights in (other, other.state_dict()):
+        with pytest.raises(InputError, match="do not belong together"):
+            check_bound(weights, some("t2w").digest)
 
 
 def test_a_run_takes_those_of_its_starting_weights(cases, tmp_path):
     run, weights = tmp_path / "run", tmp_path / "model.pt"
     run.mkdir()
-    new = prepare(weights, False, False, cases, "t1c", run)  # no weights yet
+    network = Generator(9, 2, 2)
+    new = prepare(weights, False, False, cases, "t1c", run, network)  # no weights yet
     assert new == fit(cases, "t1c") == read(run / "best.landmarks.json", "t1c")
-    torch.save({}, weights)
+    torch.save(network.state_dict(), weights)
     some().save(landmarks_path(weights))
-    assert prepare(weights, "true", "true", cases, "t1c", run) == new  # goes on
-    assert prepare(weights, "true", False, cases, "t1c", tmp_path / "fresh") == new
-    assert prepare(weights, False, False, cases, "t1c", tmp_path / "fine") == some()
+    assert prepare(weights, "true", "true", cases, "t1c", run, network) == new  # goes on
+    assert prepare(weights, "true", False, cases, "t1c", tmp_path / "fresh", network) == new
+    assert prepare(weights, False, False, cases, "t1c", tmp_path / "fine", network) == some()
+    wider = Generator(9, 4, 2)  # which starts at random
+    assert prepare(weights, False, False, cases, "t1c", tmp_path / "wide", wider) == new
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,7 @@ def test_a_resumed_run_remembers_the_best(tmp_path):
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     train(tmp_path, [24.0, 23.0], best=again)
     assert (again.first, again.score, again.epoch) == (20.0, 25.0, 2)
+    assert again.resumed and not first.resumed
     assert bool((load_flat(tmp_path / "best.pt")["0.weight"] == 2).all())
 
 
@@ -321,6 +322,29 @@ def test_weights_that_are_no_better_replace_nothing(tmp_path, present, capsys):
 def test_a_run_that_started_from_the_present_weights_knows_their_score(tmp_path, own, now, monkeypatch):
     monkeypatch.setattr(checkpoints, "load_flat", lambda path: load_flat(path) if path.name == "best.pt" else None)
     assert Promotion(tmp_path, own=own, started_from_present=True).now == now
+
+
+def test_a_resumed_run_scores_the_present_weights(tmp_path):
+    """They may be others than those that the run started from."""
+    done = Promotion(tmp_path, started_from_present=True, allowed=False)
+    mark(done.net, 9.0)
+    save_atomically(done.net.state_dict(), done.target)
+    done.best.load_state_dict(done.best.state_dict())
+    start = StartingWeights(done.net, str(done.target))
+    start.source = str(done.target)
+    trainer = Engine(lambda *_: None)
+    PromoteWeights(done.best, str(done.target), [{"image": "/data/a.nii"}], done.evaluator, start).attach(trainer)
+    trainer.run([0])
+    assert done.best.first == 3.0 and done.best.score == 4.0 and done.now == 9.0
+
+
+def test_present_weights_that_cannot_be_read_stay_and_the_run_ends_well(tmp_path, capsys):
+    target = tmp_path / "models" / "model.pt"
+    target.parent.mkdir()
+    target.write_bytes(b"no weights")
+    Promotion(tmp_path, present=None)
+    assert target.read_bytes() == b"no weights"
+    assert f"{target} stays: {target}: not a weights file" in capsys.readouterr().out
 
 
 def test_lower_is_better_where_the_metric_says_so(tmp_path):
