@@ -16,7 +16,8 @@ from common.fingerprint import INPUT, SUFFIX, fingerprint
 
 __all__ = ["SUFFIX", "command_line_overrides", "describe", "is_finished", "publish", "write"]
 
-ELSEWHERE = {"config_file", "device", "memory_gb", "output_dir"}  # overrides that say where a result is made, not which
+# overrides that say where a result is made, not which; what lies in dataset_dir is known by its content
+ELSEWHERE = {"config_file", "dataset_dir", "device", "memory_gb", "output_dir"}
 
 
 def command_line_overrides(arguments: list[str] | None = None) -> dict[str, str]:

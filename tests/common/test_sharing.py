@@ -73,6 +73,7 @@ def test_results_of_other_weights_or_settings_are_made_again(scans, tmp_path, fa
 def test_where_a_result_is_made_is_no_setting_of_it(scans, tmp_path):
     restore(scans[0], saver(tmp_path))
     other = {"scale": "2", "device": "cuda", "memory_gb": "8", "config_file": "['a.json','b.json']"}
+    other |= {"dataset_dir": "moved", "output_dir": "moved"}
     assert planned(scans[:1], saver(tmp_path, overrides=other))["done"] == 1
 
 
