@@ -15,7 +15,17 @@ from monai.data import DistributedSampler
 
 from common.inputs import InputError
 
-__all__ = ["device", "device_ids", "from_all", "from_first", "held_out_sampler", "numbers", "start", "stop"]
+__all__ = [
+    "device",
+    "device_ids",
+    "from_all",
+    "from_first",
+    "held_out_sampler",
+    "numbers",
+    "processes",
+    "start",
+    "stop",
+]
 
 T = TypeVar("T")
 
@@ -65,6 +75,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def processes() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def from_first(make: Callable[[], T]) -> T:
     """What the first process makes, handed to all of them; an only process makes it for itself.
 
@@ -108,8 +123,7 @@ def held_out_sampler(held_out: Sequence) -> DistributedSampler:
     Raises:
         InputError: fewer items than processes.
     """
-    processes = dist.get_world_size()
-    if len(held_out) < processes:
-        count = f"{processes} processes need as many held-out items, there are {len(held_out)}"
+    if len(held_out) < processes():
+        count = f"{processes()} processes need as many held-out items, there are {len(held_out)}"
         raise InputError(f"{count}; give more data or a larger val_fraction, or start fewer processes")
     return DistributedSampler(held_out, even_divisible=False, shuffle=False)

@@ -8,16 +8,19 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import ThreadDataLoader
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import IterableDataset, get_worker_info
 
+from common.fingerprint import SUFFIX as PROVENANCE
+from common.fingerprint import mark
 from common.headers import InputError, check_headers, dicom_series, one_line
+from common.loading import CaseLoader
 
 __all__ = [
     "CaseLoader",
@@ -31,8 +34,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-PROVENANCE = ".provenance.json"
 
 
 def find_scans(
@@ -163,6 +164,7 @@ class Cases(IterableDataset):
     Attributes:
         data: as given.
         failures: `(path, reason)` of every case that failed so far.
+        idle: whether no case is being processed; set and cleared by `CaseLoader`.
     """
 
     def __init__(
@@ -180,6 +182,8 @@ class Cases(IterableDataset):
             self.add(path, reason)
         self._refused = len(self.failures)
         self.order: Iterable[int] = range(len(self.data))
+        self.idle = threading.Event()
+        self.idle.set()
 
     def __len__(self) -> int:
         return len(self.data)
@@ -192,7 +196,7 @@ class Cases(IterableDataset):
                 continue
             item = self.data[index]
             try:
-                case = self.transform(dict(item))
+                case = self.transform(mark(item))  # hashed just before it is loaded: the sidecar tells what was read
             except Exception as error:
                 cause = root_cause(error)
                 logger.debug("%s", _case_name(item), exc_info=error)
@@ -233,22 +237,6 @@ class Cases(IterableDataset):
             logger.error("  %s: %s", path, reason)
         if raise_error:
             raise SystemExit(1)
-
-
-class CaseLoader(ThreadDataLoader):
-    """Hand on `Cases` one at a time, each loaded in a thread while the one before is processed.
-
-    It has no length: an ignite engine that expects `len(cases)` items starts again from the first when some failed.
-
-    Args:
-        dataset: the cases.
-    """
-
-    def __init__(self, dataset: Cases) -> None:
-        super().__init__(dataset, batch_size=1, num_workers=0, buffer_size=1)
-
-    def __len__(self) -> int:
-        raise TypeError("the number of cases that can be loaded is not known before")
 
 
 def _case_name(item: Mapping[Hashable, Any]) -> str:

@@ -12,12 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common.weights import file_hash
+from common.fingerprint import INPUT, SUFFIX, fingerprint
 
 __all__ = ["SUFFIX", "command_line_overrides", "describe", "is_finished", "publish", "write"]
 
-SUFFIX = ".provenance.json"  # behind the result's whole file name
-ELSEWHERE = {"config_file", "device", "memory_gb", "output_dir"}  # overrides that say where a result is made, not which
+# overrides that say where a result is made, not which; what lies in dataset_dir is known by its content
+ELSEWHERE = {"config_file", "dataset_dir", "device", "memory_gb", "output_dir"}
 
 
 def command_line_overrides(arguments: list[str] | None = None) -> dict[str, str]:
@@ -39,6 +39,13 @@ def _without_folders(text: str) -> str:
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
+def _plain(given: Any) -> Any:
+    """A setting without folders, also where it is a list of paths."""
+    if isinstance(given, list | tuple):
+        return [_plain(one) for one in given]
+    return _without_folders(given) if isinstance(given, str) else given
+
+
 def describe(
     bundle_root: str,
     weights: str | None,
@@ -51,21 +58,21 @@ def describe(
         bundle_root: the bundle's folder, with ``configs/metadata.json``.
         weights: weights file, or None.
         settings: keys that decide what the results are, wherever their values were set; of paths the last part is told.
-        files: further files that do, by name, or None where there is none; told as ``<name>_sha256``.
+        files: further files or folders that do, by name, or None where there is none; told as ``<name>_sha256``.
     """
     metadata = json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return {
         "bundle": metadata["name"],
         "version": metadata["version"],
         **{f"{name}_sha256": _hash(file) for name, file in {"weights": weights, **(files or {})}.items()},
-        "settings": {key: _without_folders(v) if isinstance(v, str) else v for key, v in (settings or {}).items()},
+        "settings": {key: _plain(given) for key, given in (settings or {}).items()},
         "overrides": command_line_overrides(),
         "not_for": "diagnosis",
     }
 
 
 def _hash(file: Any) -> str | None:
-    return file_hash(file) if isinstance(file, (str, os.PathLike)) and os.path.isfile(file) else None
+    return fingerprint([file]) if isinstance(file, (str, os.PathLike)) else None
 
 
 def write(result: str | os.PathLike, facts: Mapping[str, Any], source: str) -> Path:
@@ -98,13 +105,16 @@ def publish(partial: Path, result: Path, facts: Mapping[str, Any], source: str) 
 
 
 def is_finished(result: Path, facts: Mapping[str, Any], source: str, inputs: Sequence[str | os.PathLike]) -> bool:
-    """Whether a result is there with its sidecar, of the same bundle, version, weights and settings, since the input.
+    """Whether a result is there with its sidecar, of the same bundle, version, weights, settings and input.
+
+    An input written to since then counts as another one; for the others the sidecar's fingerprint decides, so that a
+    file of the same name from elsewhere, or with an older date, is noticed.
 
     Args:
         result: a result's file.
         facts: what the sidecar would tell now; it may tell more.
         source: the input's name.
-        inputs: the files it consists of; of a folder, all in it.
+        inputs: the files it consists of, see ``common.fingerprint.files_of``; of a folder, all in it.
     """
     try:
         told = json.loads(Path(str(result) + SUFFIX).read_text(encoding="utf-8"))
@@ -113,7 +123,9 @@ def is_finished(result: Path, facts: Mapping[str, Any], source: str, inputs: Seq
         told, wanted = _comparable(told), _comparable(json.loads(json.dumps(facts, default=str)))
     except (OSError, ValueError, AttributeError):  # not there, or no sidecar of ours
         return False
-    return told.get("input") == Path(source).name and all(told.get(key) == fact for key, fact in wanted.items())
+    if told.get("input") != Path(source).name or any(told.get(key) != fact for key, fact in wanted.items()):
+        return False
+    return told.get(INPUT) is not None and told[INPUT] == fingerprint(inputs)  # last, since it reads the input
 
 
 def _changed(path: str | os.PathLike) -> float:

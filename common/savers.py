@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
 from common import provenance
+from common.fingerprint import INPUT, files_of, fingerprint
 from common.inputs import InputError
 
 __all__ = ["ExpectedResults", "SaveRestoredd", "result_path", "stem_of"]
@@ -69,7 +70,7 @@ class ExpectedResults:
     facts: Mapping[str, Any]
 
     def finished(self) -> bool:
-        """Whether all of them are there, complete, of the same weights and settings, and newer than the input."""
+        """Whether all of them are there, complete, of the same weights, settings and input."""
         return all(provenance.is_finished(file, self.facts, self.source, self.inputs) for file in self.files)
 
 
@@ -122,8 +123,9 @@ class SaveRestoredd(SaveImaged):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name("." + target.name)  # a killed run leaves no half file under the result's name
             self.write(partial, image, source)
-            self.write_beside(target, image, source, out)  # before the result, which tells that all is done
-            provenance.publish(partial, target, self.facts_of(image), source)
+            facts = {**self.facts_of(image), INPUT: out.get(INPUT) or fingerprint([source])}
+            self.write_beside(target, image, source, out, facts)  # before the result, which tells that all is done
+            provenance.publish(partial, target, facts, source)
             self._sources[target] = source
             print(f"saved {target}", flush=True)
         return out
@@ -140,7 +142,9 @@ class SaveRestoredd(SaveImaged):
         """Writes a result to a file, for bundles with files of other kinds."""
         nib.save(self._image(image.as_tensor().detach().cpu().float().numpy()[0], image, source), path)
 
-    def write_beside(self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any]) -> None:
+    def write_beside(
+        self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any], facts: Mapping[str, Any]
+    ) -> None:
         """Writes what else belongs to a result, for bundles with more files; else nothing."""
         return
 
@@ -153,7 +157,7 @@ class SaveRestoredd(SaveImaged):
         source = str(entry["image"])
         names = [(postfix, self.name_of(None, source, postfix)) for postfix in self.postfixes]
         files = [result_path(source, self.output_dir, postfix, self.root, name) for postfix, name in names]
-        return ExpectedResults(source, [source, *entry.get("guide", ())], files, self.facts)
+        return ExpectedResults(source, files_of(entry), files, self.facts)
 
     def _check_free(self, target: Path, source: str) -> None:
         before = self._sources.get(target, source)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.fingerprint import file_hash
 from common.inputs import InputError
 
 __all__ = ["bare", "file_hash", "fits", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
@@ -26,11 +26,6 @@ def bare(network: nn.Module) -> nn.Module:
             network = network._orig_mod
         else:
             return network
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file as hexadecimal text."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def save_atomically(state: Any, path: str | os.PathLike) -> None:

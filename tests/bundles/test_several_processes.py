@@ -64,9 +64,8 @@ def two(tiny, tmp_path_factory):
         bundle = tiny(name)
         trains = ["network"] if name == "mri_sr3d" else ["network", "discriminator"]
         keys = bundle.keys("train", folder / name, run_name="train")
-        jobs.append(
-            {"files": bundle.files("train", "multi_gpu_train"), "kind": "train", "keys": keys, "trains": trains}
-        )
+        job = {"files": bundle.files("train", "multi_gpu_train"), "kind": "train", "keys": keys, "trains": trains}
+        jobs.append({**job, "shares": [2, 1, 1] if name == "us_despeckle" else [1]})  # of batches of 4, 2, 2, or of 2
         keys = bundle.keys("evaluate", folder / name, run_name="evaluation")
         files = bundle.files("train", "evaluate", "multi_gpu_evaluate")
         jobs.append({"files": files, "kind": "train", "keys": keys})

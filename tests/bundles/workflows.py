@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run under torchrun: workflows one after the other, so that the processes start only once.
 
-Its argument is a JSON file ``[{"files": [...], "kind": "train", "keys": {...}, "trains": [...]}]``; "trains" names
-networks that must end equal in all processes.
+Its argument is a JSON file ``[{"files": [...], "kind": "train", "keys": {...}, "trains": [...], "shares": [...]}]``;
+"trains" names networks that must end equal in all processes, "shares" holds their shares of the training's batches.
 """
 
 import hashlib
@@ -36,6 +36,10 @@ def main() -> None:
         if job.get("trains"):
             digests = from_all([digest(workflow.parser.get_parsed_content(name)) for name in job["trains"]])
             assert all(of_one == digests[0] for of_one in digests), "the processes differ"
+        if job.get("shares"):
+            loader = workflow.parser.get_parsed_content("train::dataloader")
+            shares = getattr(loader.batch_sampler, "sizes", [loader.batch_size])
+            assert shares == job["shares"], f"batches of {shares}"
         workflow.finalize()
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from common.fingerprint import INPUT, fingerprint
 from common.provenance import SUFFIX, command_line_overrides, describe, is_finished, write
 from common.weights import file_hash
 
@@ -54,7 +55,7 @@ def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
     (tmp_path / "model.pt").write_bytes(b"weights")
     monkeypatch.setattr(sys, "argv", ["monai", "--dataset_dir", "/home/jane/scans", "--scale", "2"])
     (tmp_path / "mask.pt").write_bytes(b"other weights")
-    settings = {"scale": [2, 2, 2], "mask": "/home/jane/masks/m.nii"}
+    settings = {"scale": [2, 2, 2], "mask": "/home/jane/masks/m.nii", "guides": ["/home/jane/t2.nii", "t1c"]}
     files = {"detector": str(tmp_path / "mask.pt"), "reference": None}
     facts = describe(str(tmp_path), str(tmp_path / "model.pt"), settings, files)
     path = write(tmp_path / "a_sr.nii.gz", facts, "/home/jane/scans/a.nii.gz")
@@ -66,7 +67,7 @@ def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
         "weights_sha256": file_hash(tmp_path / "model.pt"),
         "detector_sha256": file_hash(tmp_path / "mask.pt"),
         "reference_sha256": None,
-        "settings": {"scale": [2, 2, 2], "mask": "m.nii"},
+        "settings": {"scale": [2, 2, 2], "mask": "m.nii", "guides": ["t2.nii", "t1c"]},
         "overrides": {"dataset_dir": "scans", "scale": "2"},
         "not_for": "diagnosis",
         "input": "a.nii.gz",
@@ -87,7 +88,7 @@ def finished(tmp_path):
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "1.dcm").write_bytes(b"slice")
     result, facts = tmp_path / "result.nii.gz", {"settings": {"scale": [2, 2, 2]}, "detector_sha256": "a"}
-    write(result, facts, "series")
+    write(result, {**facts, INPUT: fingerprint([tmp_path / "series"])}, "series")
     result.write_bytes(b"image")
     return lambda **other: is_finished(result, {**facts, **other}, "series", [tmp_path / "series"])
 
@@ -102,3 +103,30 @@ def test_a_result_is_not_finished_once_a_slice_of_its_series_was_overwritten(fin
     later = (tmp_path / "result.nii.gz").stat().st_mtime + 10
     os.utime(tmp_path / "series" / "1.dcm", (later, later))
     assert not finished()
+
+
+def test_a_slice_replaced_by_an_older_file_is_noticed(finished, tmp_path):
+    before = (tmp_path / "series" / "1.dcm").stat().st_mtime - 1000
+    (tmp_path / "series" / "1.dcm").write_bytes(b"other")  # as cp -p and rsync -a leave it
+    for path in (tmp_path / "series" / "1.dcm", tmp_path / "series"):
+        os.utime(path, (before, before))
+    assert not finished()
+
+
+def test_a_sidecar_without_a_fingerprint_tells_of_no_input(finished, tmp_path):
+    sidecar = tmp_path / ("result.nii.gz" + SUFFIX)
+    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    for known in (None, told.pop(INPUT)):
+        sidecar.write_text(json.dumps({**told, INPUT: known} if known else told), encoding="utf-8")
+        assert finished() == bool(known)
+
+
+def test_a_folder_that_decides_about_results_is_told_by_its_content(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a", "version": "1"}', encoding="utf-8")
+    (tmp_path / "probe").mkdir()
+    told = set()
+    for content in ("a", "b"):
+        (tmp_path / "probe" / "1.png").write_text(content, encoding="utf-8")
+        told.add(describe(str(tmp_path), None, files={"reference": str(tmp_path / "probe")})["reference_sha256"])
+    assert len(told) == 2 and None not in told

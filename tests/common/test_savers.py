@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, SaveImaged
 
+from common.fingerprint import file_hash
 from common.inputs import InputError
 from common.savers import SaveRestoredd, result_path, stem_of
 
@@ -105,7 +106,8 @@ def test_provenance_lies_beside_the_result_without_folders(tmp_path, capsys):
     (path,) = save(image, tmp_path / "out")
     assert path == tmp_path / "out" / "a_sr.nii.gz"
     text = (tmp_path / "out" / "a_sr.nii.gz.provenance.json").read_text(encoding="utf-8")
-    assert json.loads(text) == {**FACTS, "input": "a.nii.gz"} and str(tmp_path) not in text
+    told = {**FACTS, "input": "a.nii.gz", "input_sha256": file_hash(tmp_path / "in" / "a.nii.gz")}
+    assert json.loads(text) == told and str(tmp_path) not in text
     assert capsys.readouterr().out == f"saved {path}\n"
     assert len(list((tmp_path / "out").iterdir())) == 2
 
@@ -189,6 +191,18 @@ def test_a_bundle_may_name_its_results_and_tell_more_of_them(tmp_path):
     assert json.loads(facts.read_text(encoding="utf-8"))["shape"] == [1, 6, 5, 4]
 
 
+def test_the_fingerprint_of_a_loaded_case_stands_beside_all_its_files(tmp_path):
+    class More(SaveRestoredd):
+        def write_beside(self, target, image, source, data, facts):
+            told.append(facts)
+
+    told = []
+    image = scan(tmp_path / "in" / "a.nii.gz")
+    More("pred", str(tmp_path / "out"), "sr", FACTS)({"pred": image, "input_sha256": "of image and guide"})
+    beside = json.loads((tmp_path / "out" / "a_sr.nii.gz.provenance.json").read_text(encoding="utf-8"))
+    assert told == [{**FACTS, "input_sha256": "of image and guide"}] and beside == {**told[0], "input": "a.nii.gz"}
+
+
 def test_a_bundle_may_write_files_of_another_kind_and_more_of_them(tmp_path):
     class Text(SaveRestoredd):
         def name_of(self, image, source, postfix):
@@ -197,7 +211,7 @@ def test_a_bundle_may_write_files_of_another_kind_and_more_of_them(tmp_path):
         def write(self, path, image, source):
             path.write_text(str(tuple(image.shape)), encoding="utf-8")
 
-        def write_beside(self, target, image, source, data):
+        def write_beside(self, target, image, source, data, facts):
             assert not target.exists()  # the result itself tells that all is done
             target.with_suffix(".more").write_text(f"{stem_of(source)} of {sorted(data)}", encoding="utf-8")
 

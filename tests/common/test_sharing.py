@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cases are left to do, and that each is taken once."""
 
+import itertools
 import json
 import os
+import shutil
+import threading
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from monai.transforms import Compose, LoadImage
 
-from common.inputs import CaseLoader, InputError
+from common.inputs import CaseLoader, Cases, InputError
 from common.provenance import SUFFIX, is_finished, publish
 from common.savers import SaveRestoredd
-from common.sharing import SharedCases, plan
+from common.sharing import SharedCases, batch_share, batch_shares, plan
 
 FACTS = {"bundle": "a bundle", "version": "1", "weights_sha256": "abc", "overrides": {"scale": "2", "device": "cpu"}}
 
@@ -69,7 +73,47 @@ def test_results_of_other_weights_or_settings_are_made_again(scans, tmp_path, fa
 def test_where_a_result_is_made_is_no_setting_of_it(scans, tmp_path):
     restore(scans[0], saver(tmp_path))
     other = {"scale": "2", "device": "cuda", "memory_gb": "8", "config_file": "['a.json','b.json']"}
+    other |= {"dataset_dir": "moved", "output_dir": "moved"}
     assert planned(scans[:1], saver(tmp_path, overrides=other))["done"] == 1
+
+
+def _older(path):
+    """As cp -p and rsync -a leave a file from elsewhere."""
+    os.utime(path, (path.stat().st_mtime - 1000,) * 2)
+
+
+def test_a_folder_with_the_same_names_is_not_finished(scans, tmp_path, caplog):
+    restore(scans[0], saver(tmp_path))
+    other = tmp_path / "elsewhere" / "in" / "0.nii.gz"
+    other.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.random.default_rng(1).random((4, 4, 4)).astype(np.float32), np.eye(4)), other)
+    _older(other)
+    assert planned([str(other)], saver(tmp_path))["done"] == 0
+    assert "1 cases have results there that are incomplete, or of another input" in caplog.text
+    restore(str(other), saver(tmp_path))
+    assert planned([str(other)], saver(tmp_path))["done"] == 1
+    assert planned(scans[:1], saver(tmp_path))["done"] == 0
+
+
+def test_the_same_scans_elsewhere_are_finished(scans, tmp_path):
+    restore(scans[0], saver(tmp_path))
+    shutil.copytree(tmp_path / "in", tmp_path / "moved" / "in")
+    assert planned([str(tmp_path / "moved" / "in" / "0.nii.gz")], saver(tmp_path))["done"] == 1
+
+
+@pytest.mark.parametrize("key", ["image", "guide"])
+def test_an_input_or_guide_replaced_by_an_older_file_is_noticed(scans, tmp_path, key):
+    entry = {"image": scans[0], "guide": [str(tmp_path / "mask.nii.gz")]}
+    shutil.copy(scans[1], entry["guide"][0])
+    some = saver(tmp_path)
+    (case,) = Cases([entry], loader())
+    some({"pred": case["image"], **{key: value for key, value in case.items() if key != "image"}})
+    found = Compose([some])
+    assert plan(lambda: {"entries": [entry], "failures": []}, found)["done"] == 1
+    changed = Path([*entry["guide"], scans[0]][key == "image"])
+    nib.save(nib.Nifti1Image(np.random.default_rng(1).random((4, 4, 4)).astype(np.float32), np.eye(4)), changed)
+    _older(changed)
+    assert plan(lambda: {"entries": [entry], "failures": []}, found)["done"] == 0
 
 
 def _newer_input(result, source):
@@ -151,9 +195,111 @@ def test_two_readers_of_one_counter_share_the_cases(scans, monkeypatch):
     assert names == scans
 
 
+class Process:
+    """One of several processes that share cases, with the names of those that it has loaded so far."""
+
+    def __init__(self, count):
+        self.loaded, self.news = [], threading.Condition()
+        self.cases = SharedCases([{"name": number} for number in range(count)], self.load)
+        self.seen = (int(case["name"]) for case in CaseLoader(self.cases))
+
+    def load(self, item):
+        with self.news:
+            self.loaded.append(item["name"])
+            self.news.notify_all()
+        return item
+
+    def has_loaded(self, *names):
+        """Waits for these, and a moment for more."""
+        with self.news:
+            self.news.wait_for(lambda: len(self.loaded) >= len(names), timeout=10)
+            self.news.wait_for(lambda: len(self.loaded) > len(names), timeout=0.2)
+        return self.loaded == list(names)
+
+
+@pytest.fixture
+def share(monkeypatch):
+    """A function that gives processes which share a number of cases."""
+
+    def give(count, processes):
+        counters = [itertools.count(), itertools.count()]
+        asked = itertools.count()
+        monkeypatch.setattr("common.sharing.numbers", lambda: counters[next(asked) % 2])
+        monkeypatch.setattr("common.sharing.processes", lambda: processes)
+        return [Process(count) for _ in range(processes)]
+
+    return give
+
+
+def test_a_process_loads_one_case_ahead_and_no_more(share):
+    first, second = share(8, 2)
+    assert next(first.seen) == 0 and first.has_loaded(0, 1)
+    assert next(second.seen) == 2 and second.has_loaded(2, 3)
+    assert next(first.seen) == 1 and first.has_loaded(0, 1, 4)
+    # a large case in the first process: the second does all that the first has not taken
+    assert list(second.seen) == [3, 5, 6, 7]
+    assert list(first.seen) == [4]
+    for process in (first, second):
+        process.cases.finish()
+
+
+@pytest.mark.parametrize(("count", "processes"), [(2, 2), (4, 4), (3, 4), (1, 2)])
+def test_where_there_is_one_case_for_each_process_none_takes_two(share, count, processes):
+    group = share(count, processes)
+    for number, process in enumerate(group[:count]):
+        assert next(process.seen) == number and process.has_loaded(number)
+    assert [list(process.seen) for process in group] == [[]] * processes
+
+
+def test_the_last_cases_wait_for_a_process_that_is_free(share):
+    first, second = share(4, 2)
+    assert next(first.seen) == 0 and first.has_loaded(0, 1)
+    assert list(second.seen) == [2, 3] and list(first.seen) == [1]
+
+
+def test_a_process_that_stops_early_waits_for_no_case(share):
+    first, _ = share(2, 2)
+    assert next(first.seen) == 0  # its thread now waits until this case is done
+    stop = threading.Thread(target=first.seen.close, daemon=True)
+    stop.start()
+    stop.join(timeout=10)
+    assert not stop.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "share", "line"),
+    [
+        (16, 1, 16, ""),
+        (16, 2, 8, ""),
+        (16, 3, 5, "3 processes take 5 each of a batch of 16, 15 together"),
+        (16, 6, 2, "6 processes take 2 each of a batch of 16, 12 together"),
+        (16, 8, 2, ""),
+        (3, 2, 1, "2 processes take 1 each of a batch of 3, 2 together"),
+        (8, 8, 1, ""),
+    ],
+)
+def test_a_batch_is_shared_and_what_is_lost_is_told(batch, processes, share, line, monkeypatch, capsys):
+    monkeypatch.setattr("common.sharing.processes", lambda: processes)
+    assert batch_share(batch) == share
+    printed = capsys.readouterr().out
+    assert printed.startswith(line) and printed.count("\n") == bool(line)
+
+
+def test_batches_of_one_size_are_told_of_once(monkeypatch, capsys):
+    monkeypatch.setattr("common.sharing.processes", lambda: 3)
+    assert batch_shares([20, *[8] * 20]) == [6, *[2] * 20]
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
+    monkeypatch.setattr("common.sharing.processes", lambda: 8)
+    with pytest.raises(InputError, match="8 processes cannot share a batch of 4; start at most 4"):
+        batch_shares([16, 4])
+
+
 def loader():
     load = LoadImage(image_only=True, ensure_channel_first=True)
-    return lambda item: {"image": load(item["image"])}
+    return lambda item: {**item, "image": load(item["image"])}
 
 
 def test_failures_end_with_status_1(scans, caplog):

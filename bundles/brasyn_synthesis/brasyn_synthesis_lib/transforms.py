@@ -16,6 +16,7 @@ from monai.transforms import LoadImage, MapTransform, Transform
 from scipy import ndimage
 
 from common.console import say
+from common.fingerprint import files_of
 from common.images import like_image
 from common.inputs import CheckVoxelsd, InputError
 from common.provenance import describe
@@ -269,7 +270,7 @@ class SaveSynthesisd(SaveRestoredd):
         source, target = str(case["name"]), case["target"]
         names = [self._name(source, target, postfix) for postfix in self.postfixes]
         files = [result_path(source, self.output_dir, "", self.root, name) for name in names]
-        return ExpectedResults(source, list(case["files"].values()), files, self.facts[target])
+        return ExpectedResults(source, files_of(entry), files, self.facts[target])
 
     def facts_of(self, image: MetaTensor) -> Mapping[str, Any]:
         """What the sidecar tells, with the target and the scale of its intensities."""

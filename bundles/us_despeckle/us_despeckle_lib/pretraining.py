@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from monai.data import DataLoader, DistributedSampler
 from monai.engines import SupervisedTrainer
 from monai.handlers import StatsHandler, from_engine
 from torch import nn
 
+from common.distributed import processes
 from common.handlers import EpochBar, EpochLoss, EpochSamples
 from common.losses import CriterionGAN
 from common.runs import is_main_process
+from common.sharing import batch_share
 from common.trainers import AdversarialTrainer
 
 from .crops import UnpairedCrops
@@ -25,11 +26,8 @@ __all__ = ["DiscriminatorTrainer", "IdentityTrainer"]
 
 
 def _loader(crops: UnpairedCrops, batch: int, num_workers: int) -> DataLoader:
-    sampler, world = None, 1
-    if dist.is_available() and dist.is_initialized():
-        world = dist.get_world_size()
-        sampler = DistributedSampler(crops, even_divisible=True, shuffle=False)
-    return DataLoader(crops, batch_size=max(1, batch // world), sampler=sampler, num_workers=num_workers)
+    sampler = DistributedSampler(crops, even_divisible=True, shuffle=False) if processes() > 1 else None
+    return DataLoader(crops, batch_size=batch_share(batch), sampler=sampler, num_workers=num_workers)
 
 
 def _handlers(crops: UnpairedCrops, name: str) -> list:

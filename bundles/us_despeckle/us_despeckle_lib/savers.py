@@ -166,11 +166,18 @@ class SaveFramesd(SaveRestoredd):
         frames = image.as_tensor().detach().cpu().float()
         write_like(source, path, frames.numpy(), _region(image).numpy(), self.lossless)
 
-    def write_beside(self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any]) -> None:
+    def write_beside(
+        self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any], facts: Mapping[str, Any]
+    ) -> None:
         """Draws the histograms."""
         if self.histograms:
             before, after = data[self.ref_key].as_tensor().cpu(), image.as_tensor().detach().cpu().float()
-            self._draw(target, source, before, after, _region(image))
+            picture = target.with_name(target.name + HISTOGRAM)
+            if picture.resolve() == Path(source).resolve():
+                raise InputError("the histogram would overwrite it; choose another --output_dir", source)
+            partial = picture.with_name("." + picture.name)
+            self._draw(partial, before, after, _region(image))
+            provenance.publish(partial, picture, facts, source)
 
     def expect(self, entry: Mapping[Hashable, Any]) -> ExpectedResults:
         """What will be written for a case, with the picture of the histograms."""
@@ -186,7 +193,7 @@ class SaveFramesd(SaveRestoredd):
             changed = picture.format == "JPEG" and self.lossless
             return ".png" if changed else Path(source).suffix or ENDINGS[picture.format]
 
-    def _draw(self, target: Path, source: str, before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> None:
+    def _draw(self, file: Path, before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> None:
         counts = {"input x": histogram(before, region.expand(before.shape))}
         counts["result x^"] = histogram(after, region.expand(after.shape))
         notes = [f"KL(x, x^) {float(kl_divergence(counts['input x'], counts['result x^'])):.3f}"]
@@ -194,12 +201,7 @@ class SaveFramesd(SaveRestoredd):
             for name, label in (("input x", "KL(y, x)"), ("result x^", "KL(y, x^)")):
                 notes.append(f"{label} {float(kl_divergence(self.reference, counts[name])):.3f}")
             counts = {"reference y": self.reference, **counts}
-        picture = target.with_name(target.name + HISTOGRAM)
-        if picture.resolve() == Path(source).resolve():
-            raise InputError("the histogram would overwrite it; choose another --output_dir", source)
-        partial = picture.with_name("." + picture.name)
-        Image.fromarray(draw_histograms(counts, "; ".join(notes))).save(partial)
-        provenance.publish(partial, picture, self.facts, source)
+        Image.fromarray(draw_histograms(counts, "; ".join(notes))).save(file)
 
 
 def _region(image: Any) -> torch.Tensor:

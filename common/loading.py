@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One case ahead: loaded in a thread while the one before is processed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from monai.data import DataLoader
+
+if TYPE_CHECKING:
+    from common.inputs import Cases
+
+__all__ = ["CaseLoader"]
+
+
+class CaseLoader(DataLoader):
+    """Hand on `Cases` one at a time, each loaded in a thread while the one before is processed, and no further ahead.
+
+    It has no length: an ignite engine that expects `len(cases)` items starts again from the first when some failed.
+
+    Args:
+        dataset: the cases; their `idle` tells whether the one before is still processed.
+    """
+
+    def __init__(self, dataset: Cases) -> None:
+        super().__init__(dataset, batch_size=1, num_workers=0)
+
+    def __iter__(self) -> Iterator[Any]:
+        # not MONAI's ThreadDataLoader, which holds two more cases: several processes share cases one by one
+        cases, idle = super().__iter__(), self.dataset.idle
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                ahead = thread.submit(next, cases, None)
+                while (case := ahead.result()) is not None:
+                    idle.clear()
+                    ahead = thread.submit(next, cases, None)
+                    yield case
+                    idle.set()
+            finally:
+                idle.set()  # else a thread that waits for it would never end
+
+    def __len__(self) -> int:
+        raise TypeError("the number of cases that can be loaded is not known before")
