@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,40 @@ from torch import nn
 
 from common.weights import bare
 
-__all__ = ["RegionInferer", "paste"]
+__all__ = ["RegionInferer", "paste", "tile_edges"]
+
+LEAST_TILE = 16  # pixels of a tile without its context
+SCRATCH = 1.15  # what a convolution needs beside its maps, in all
+PICTURES = 8  # slices interpolated at a time
+
+
+def tile_edges(shape: Sequence[int], radius: int, pixels: float) -> tuple[int, int]:
+    """Edges of the tiles that a slice is cut into, chosen so that the least is computed twice.
+
+    Args:
+        shape: of the slice.
+        radius: context that a tile is read with on each side, cut at the slice's border.
+        pixels: that a tile with its context has at most.
+
+    Returns:
+        Height and width without context; ``LEAST_TILE`` where no tile has so few pixels.
+    """
+    height, width = shape
+    if height * width <= pixels:
+        return height, width
+    best, least_work = (min(height, LEAST_TILE), min(width, LEAST_TILE)), float("inf")
+    for bands in range(1, -(-height // LEAST_TILE) + 1):
+        rows = -(-height // bands)
+        read_rows = min(height, rows + 2 * radius)
+        most = int(pixels // read_rows)
+        columns = width if most >= width else most - 2 * radius
+        if columns < min(width, LEAST_TILE):
+            continue
+        columns = -(-width // -(-width // columns))  # equal ones
+        work = -(-height // rows) * read_rows * -(-width // columns) * min(width, columns + 2 * radius)
+        if work < least_work:
+            best, least_work = (rows, columns), work
+    return best
 
 
 def paste(picture: torch.Tensor, patch: torch.Tensor, start: Sequence[int], ramps: Sequence[Sequence[int]]) -> None:
@@ -43,11 +76,17 @@ class RegionInferer(Inferer):
     reads the region and ``halo`` pixels of context around it, cut at the image's border, and is shown slices one by
     one. The whole region is the network's; the blending into the interpolated picture lies outside of it.
 
+    A network that has ``values_per_pixel`` (values of all feature maps held at a time, per pixel of the image) and
+    ``radius`` (its receptive radius in the image's pixels) is given as many slices as fit in ``memory_gb``, and a slice
+    that does not fit in tiles, each with its context, so the result is that of one pass. Other networks are given
+    ``batch_size`` whole slices.
+
     Args:
         factor: of the network.
         halo: context around the region in the image's pixels.
         feather: width of the blending in output pixels, at most ``halo * factor``.
-        batch_size: slices at a time.
+        batch_size: slices at a time, at most.
+        memory_gb: memory for feature maps, in GiB; the least tile takes what it takes.
         whole: give the whole picture; False gives the region alone.
         key: of the region in the meta data; an image without one is taken as the region as a whole.
 
@@ -61,6 +100,7 @@ class RegionInferer(Inferer):
         halo: int = 8,
         feather: int = 8,
         batch_size: int = 8,
+        memory_gb: float = 4.0,
         whole: bool = True,
         key: str = "region",
     ) -> None:
@@ -68,7 +108,8 @@ class RegionInferer(Inferer):
         if feather > halo * factor:
             raise ValueError(f"feather {feather} is wider than the context of {halo * factor} output pixels")
         self.factor, self.halo, self.feather = factor, halo, feather
-        self.batch_size, self.whole, self.key = batch_size, whole, key
+        self.batch_size, self.memory_gb = batch_size, float(memory_gb)
+        self.whole, self.key = whole, key
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Prediction ``(B, 1, fH, fW[, D])`` of ``inputs`` ``(B, 1, H, W[, D])``, or its region alone.
@@ -106,9 +147,6 @@ class RegionInferer(Inferer):
         first, last = (0, 1) if flat else region[2]
         read, factor = self._read(region, slices.shape[2:]), self.factor
         part = slices[first:last, :, read[0][0] : read[0][1], read[1][0] : read[1][1]]
-        form = {"memory_format": torch.channels_last}
-        made = [bare(network)(chunk.contiguous(**form)).float() for chunk in part.split(self.batch_size) if len(chunk)]
-        patch = torch.cat(made) if made else part.new_zeros(0, 1, *(factor * n for n in part.shape[2:]))
         # outside the feather the patch is context only
         keep, start, ramps = [], [], []
         for (begin, end), (low, _), n in zip(region[:2], read, slices.shape[2:], strict=True):
@@ -116,13 +154,52 @@ class RegionInferer(Inferer):
             start.append(factor * begin - ramp[0])
             keep.append(slice(start[-1] - factor * low, factor * end + ramp[1] - factor * low))
             ramps.append(ramp)
-        patch = patch[(..., *keep)].contiguous()
-        if not self.whole:
-            return patch[0] if flat else patch.movedim(0, -1)
-        picture = torch.cat([self._enlarge(chunk) for chunk in slices.float().split(64)])
-        if len(patch):
-            paste(picture[first:last], patch, start, ramps)
-        return picture[0] if flat else picture.movedim(0, -1)
+        if self.whole:
+            made = self._enlarged(slices)
+            inside = made[first:last]
+        else:
+            made = inside = part.new_empty(len(part), 1, *(k.stop - k.start for k in keep), dtype=torch.float32)
+        for chosen, patch in self._patches(part, bare(network)):
+            patch = patch[(..., *keep)]
+            if self.whole:
+                paste(inside[chosen], patch, start, ramps)
+            else:
+                inside[chosen] = patch
+        return made[0] if flat else made.movedim(0, -1)
 
-    def _enlarge(self, slices: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(slices, scale_factor=self.factor, mode="bicubic", align_corners=False)
+    def _patches(self, part: torch.Tensor, network: nn.Module) -> Iterator[tuple[slice, torch.Tensor]]:
+        """What the network makes of slices ``(D, 1, h, w)``: which ones, and ``(n, 1, fh, fw)``."""
+        count, edges, radius = self._shares(part, network)
+        factor, (height, width) = self.factor, part.shape[2:]
+        for first in range(0, len(part), count):
+            chunk = part[first : first + count]
+            patch = chunk.new_empty(len(chunk), 1, factor * height, factor * width, dtype=torch.float32)
+            for top in range(0, height, edges[0]):
+                for left in range(0, width, edges[1]):
+                    tile, inside, out = chunk, [], []
+                    for axis, (begin, edge, n) in enumerate(zip((top, left), edges, (height, width), strict=True)):
+                        end, low = min(n, begin + edge), max(0, begin - radius)
+                        # padding at a cut reaches as far as the context, which is dropped
+                        tile = tile.narrow(axis + 2, low, min(n, end + radius) - low)
+                        inside.append(slice(factor * (begin - low), factor * (end - low)))
+                        out.append(slice(factor * begin, factor * end))
+                    made = network(tile.contiguous(memory_format=torch.channels_last))
+                    patch[(..., *out)] = made[(..., *inside)].float()
+            yield slice(first, first + len(chunk)), patch
+
+    def _shares(self, part: torch.Tensor, network: nn.Module) -> tuple[int, tuple[int, int], int]:
+        """Slices at a time, the edges of tiles, and the context that a tile needs."""
+        height, width = part.shape[2:]
+        values = getattr(network, "values_per_pixel", None)
+        if values is None:
+            return self.batch_size, (height, width), 0
+        pixels = self.memory_gb * 2**30 / (SCRATCH * 4 * values)
+        edges = tile_edges((height, width), network.radius, pixels)
+        return max(1, min(self.batch_size, int(pixels / (height * width)))), edges, network.radius
+
+    def _enlarged(self, slices: torch.Tensor) -> torch.Tensor:
+        size = [self.factor * n for n in slices.shape[2:]]
+        picture = slices.new_empty(len(slices), 1, *size, dtype=torch.float32)
+        for part, room in zip(slices.split(PICTURES), picture.split(PICTURES), strict=True):
+            room.copy_(F.interpolate(part.float(), scale_factor=self.factor, mode="bicubic", align_corners=False))
+        return picture

@@ -20,7 +20,6 @@ __all__ = ["check_keys", "check_paths", "check_shared_blocks"]
 
 STANDING = ("imports", "run", "finalize", "displayable_configs", "val_interval")  # read by MONAI or by apps
 SHARED = ("imports", "bundle_root", "ckpt_dir", "weights", "device", "amp", "memory_gb", "network_def", "network")
-EXEMPT = {("lesion_msgan", "memory_gb")}  # slices are small: nothing to divide
 SEPARATOR = "::"
 # a folder of the root or of a drive, at the start or where a path would begin within a text
 ABSOLUTE = re.compile(
@@ -200,8 +199,6 @@ def check_shared_blocks(name: str) -> list[str]:
     wrong = []
     for key in SHARED:
         values = [content[key] for content in configs.values() if key in content]
-        if (name, key) in EXEMPT and not values:
-            continue
         wrong += [f"{key} is missing in {config}" for config, content in configs.items() if key not in content]
         if len(values) == 2 and values[0] != values[1]:
             wrong.append(f"{key} differs between train.json and inference.json")

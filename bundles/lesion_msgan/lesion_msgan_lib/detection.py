@@ -30,6 +30,8 @@ __all__ = ["FROM", "FindRegiond", "detect", "detector_network"]
 WAYS = ("mask", "network", "foreground")
 STEP = 16  # four halvings of the U-Net
 LEAST = 32  # pixels: instance normalisation needs more than one at the bottom
+MOST = 16  # slices at a time
+BYTES = 800  # of feature maps per pixel of a slice, at most
 FROM = "region_from"  # key in an image's meta data: what found the region
 
 
@@ -47,12 +49,13 @@ def detector_network() -> nn.Module:
     )
 
 
-def detect(network: nn.Module, slices: torch.Tensor) -> torch.Tensor:
+def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> torch.Tensor:
     """Lesion mask of standardised low-resolution slices, the largest connected component alone.
 
     Args:
         network: see ``detector_network``.
         slices: ``(h, w)`` or ``(h, w, d)``.
+        memory_gb: memory for feature maps, in GiB, by which slices are taken together, one at least.
 
     Returns:
         Boolean tensor of the same shape, on the CPU.
@@ -63,8 +66,9 @@ def detect(network: nn.Module, slices: torch.Tensor) -> torch.Tensor:
     more = [max(-edge % STEP, LEAST - edge) for edge in (width, height)]
     padded = F.pad(batch, (0, more[0], 0, more[1]), mode="replicate")
     device = next(network.parameters()).device
+    count = max(1, min(MOST, int(memory_gb * 2**30 / (BYTES * padded[0].numel()))))
     with torch.no_grad():
-        logits = torch.cat([network(chunk.to(device)).cpu() for chunk in padded.split(16)])
+        logits = torch.cat([network(chunk.to(device)).cpu() for chunk in padded.split(count)])
     mask = (logits > 0)[:, 0, :height, :width]
     mask = mask[0] if flat else mask.movedim(0, -1)
     return torch.as_tensor(KeepLargestConnectedComponent()(mask[None].float()))[0] > 0
@@ -84,6 +88,7 @@ class FindRegiond(MapTransform):
         margin: low-resolution pixels around the lesion.
         minimum: least edge in high-resolution pixels.
         guide_key: key of the entry's list with the mask's file, see ``mask_paths``.
+        memory_gb: see ``detect``.
 
     Raises:
         InputError: another detector, no mask or no weights where they are asked for.
@@ -98,13 +103,14 @@ class FindRegiond(MapTransform):
         margin: int = MARGIN,
         minimum: int = MINIMUM,
         guide_key: str = "guide",
+        memory_gb: float = 4.0,
     ) -> None:
         super().__init__(keys)
         self.detector = optional(detector)
         if self.detector is not None and self.detector not in WAYS:
             raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
         self.weights, self.network, self.guide_key = weights, network, guide_key
-        self.margin, self.minimum = int(margin), int(minimum)
+        self.margin, self.minimum, self.memory_gb = int(margin), int(minimum), float(memory_gb)
         self._ready = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -119,7 +125,7 @@ class FindRegiond(MapTransform):
             if way == "mask":
                 mask = self._given(guides[0], image)
             elif way == "network":
-                mask = detect(self._loaded(), low)
+                mask = detect(self._loaded(), low, self.memory_gb)
             box = None if mask is None else bounding_box(mask)
             if box is None:
                 # of the scan's own values: standardised, a blank slice is brighter than the background beside a brain

@@ -9,13 +9,17 @@ super-resolution using a generative adversarial network", CVPR 2017.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.networks.utils import icnr_init
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from common.settings import boolean
 
 __all__ = ["Critic", "MultiScaleGenerator", "SRResNet", "fold", "grow", "interpolate"]
 
@@ -59,32 +63,36 @@ class SRResNet(nn.Module):
     heads start at zero, so that an untrained network is bicubic interpolation; on a CPU this saves most of a training.
     One slope per PReLU, sub-pixel filters initialised alike (ICNR).
 
+    The state dict tells one kind from another by its names and shapes: all arguments can be read from it.
+
     Args:
         filters: filters of all hidden layers.
         blocks: residual blocks on the low-resolution grid.
         middle_blocks: residual blocks on the x2 grid.
-        x2_head: in training also give the image on the x2 grid.
-        skip: add the interpolated input to the heads' outputs.
+        x2_head: in training also give the image on the x2 grid; a switch, or its text.
+        skip: add the interpolated input to the heads' outputs; a switch, or its text.
     """
 
-    __jit_unused_properties__ = ("multiplications",)
+    __jit_unused_properties__ = ("multiplications", "radius", "values_per_pixel")
 
     def __init__(
         self,
         filters: int = 64,
         blocks: int = 16,
         middle_blocks: int = 0,
-        x2_head: bool = False,
-        skip: bool = True,
+        x2_head: Any = False,
+        skip: Any = True,
     ) -> None:
         super().__init__()
-        self.skip = skip
+        self.skip = boolean(skip)
+        if not self.skip:  # weights of the two forms must not be taken for each other's
+            self.register_buffer("no_skip", torch.ones(()))
         self.enter = nn.Sequential(nn.Conv2d(1, filters, 9, padding=4), nn.PReLU())
         self.blocks = nn.Sequential(*[_Block(filters) for _ in range(blocks)])
         self.leave = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
         self.leave_norm = nn.BatchNorm2d(filters)
         self.to_x2 = _Doubling(filters)
-        self.head_x2 = nn.Conv2d(filters, 1, 3, padding=1) if x2_head else None
+        self.head_x2 = nn.Conv2d(filters, 1, 3, padding=1) if boolean(x2_head) else None
         self.middle = nn.Sequential(*[_Block(filters) for _ in range(middle_blocks)])
         self.to_x4 = _Doubling(filters)
         self.head_x4 = nn.Conv2d(filters, 1, 9, padding=4)
@@ -92,7 +100,7 @@ class SRResNet(nn.Module):
             if isinstance(module, _Block):
                 nn.init.kaiming_normal_(module.first.weight, nonlinearity="relu")
                 nn.init.kaiming_normal_(module.second.weight, nonlinearity="relu")
-        if skip:
+        if self.skip:
             for head in (self.head_x2, self.head_x4):
                 if head is not None:
                     nn.init.zeros_(head.weight)
@@ -111,6 +119,25 @@ class SRResNet(nn.Module):
             for module in part.modules()
             if isinstance(module, nn.Conv2d)
         )
+
+    @property
+    def radius(self) -> int:
+        """Receptive radius in low-resolution pixels."""
+        grids = {self.enter: 1, self.blocks: 1, self.leave: 1, self.to_x2: 1, self.middle: 2, self.to_x4: 2}
+        grids[self.head_x4] = 4 if isinstance(self.head_x4, nn.Conv2d) else 2
+        reach = sum(
+            module.kernel_size[0] // 2 / finer
+            for part, finer in grids.items()
+            for module in part.modules()
+            if isinstance(module, nn.Conv2d)
+        )
+        return max(math.ceil(reach), 2)  # the bicubic skip reads two pixels
+
+    @property
+    def values_per_pixel(self) -> int:
+        """Values of all feature maps held at a time per low-resolution pixel, at most, in inference."""
+        x4, before = 16 * self.leave.out_channels, 9 * self.leave.out_channels  # two on the x2 grid, the first layer's
+        return before + x4 * (2 if isinstance(self.head_x4, nn.Conv2d) else 1)  # shuffle and PReLU copy if not folded
 
     def forward(self, image: torch.Tensor):  # no annotation: TorchScript would want one type
         """Standardised slices ``(B, 1, h, w)`` to ``(B, 1, 4h, 4w)``, any real numbers.
@@ -139,7 +166,7 @@ class MultiScaleGenerator(SRResNet):
         middle_blocks: residual blocks on the x2 grid.
     """
 
-    def __init__(self, filters: int = 64, blocks: int = 16, middle_blocks: int = 6, skip: bool = True) -> None:
+    def __init__(self, filters: int = 64, blocks: int = 16, middle_blocks: int = 6, skip: Any = True) -> None:
         super().__init__(filters, blocks, middle_blocks, x2_head=True, skip=skip)
 
 
@@ -226,7 +253,7 @@ class Critic(nn.Module):
         crop: edge length of the images it judges, in pixels.
         filters: filters per convolution.
         units: units of the first dense layer.
-        batch_norm: normalise behind all convolutions but the first; not with a gradient penalty.
+        batch_norm: normalise behind all convolutions but the first; not with a gradient penalty; a switch, or its text.
     """
 
     def __init__(
@@ -234,10 +261,10 @@ class Critic(nn.Module):
         crop: int = 96,
         filters: Sequence[int] = (64, 64, 128, 128, 256, 256, 512, 512),
         units: int = 1024,
-        batch_norm: bool = False,
+        batch_norm: Any = False,
     ) -> None:
         super().__init__()
-        self.crop = crop
+        self.crop, batch_norm = crop, boolean(batch_norm)
         layers: list[nn.Module] = []
         channels, edge = 1, crop
         for i, count in enumerate(filters):

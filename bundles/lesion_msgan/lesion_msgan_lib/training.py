@@ -12,13 +12,20 @@ from torch import nn
 
 from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.inputs import InputError
-from common.settings import number, optional, value
+from common.settings import optional, quantity, value
 from common.weights import bare, load_flat
 
 from .data import LesionSlices
-from .networks import MultiScaleGenerator, SRResNet, fold
+from .networks import SRResNet, fold
 
-__all__ = ["announce", "announce_evaluation", "compared_networks", "expected_seconds", "objective"]
+__all__ = [
+    "announce",
+    "announce_evaluation",
+    "compared_networks",
+    "expected_seconds",
+    "objective",
+    "pretraining_epochs",
+]
 
 STEP = 4.0  # a generator step costs about four forward passes, with optimizer and loss
 CRITIC_STEP = 5.0  # a critic step with penalty, in generator forward passes of the default networks
@@ -31,15 +38,21 @@ def objective(x2: Any, x4: Any, vgg: Any, vgg_weights: Any) -> dict[str, float]:
     Raises:
         InputError: a weight that is negative or no number.
     """
-    weights = {}
-    for name, given in (("mse_x2", x2), ("mse_x4", x4), ("vgg", vgg)):
-        plain = number(given)
-        if plain is None or plain < 0:
-            raise InputError(f"the weight of {name} must be a number of 0 or more, got {given!r}")
-        weights[name] = plain
+    given = {"mse_x2": (x2, "x2_weight"), "mse_x4": (x4, "x4_weight"), "vgg": (vgg, "vgg_weight")}
+    weights = {term: quantity(weight, key, least=0) for term, (weight, key) in given.items()}
     if optional(vgg_weights) is None:
         weights["vgg"] = 0.0
     return weights
+
+
+def pretraining_epochs(given: Any, budget: Mapping[str, Any]) -> int:
+    """First epochs, in which the generator trains alone: those of the key, or else the budget's.
+
+    Raises:
+        InputError: no whole number of 0 or more.
+    """
+    epochs = quantity(given, "pretraining", least=0, whole=True, empty=True)
+    return int(budget["pretraining"]) if epochs is None else epochs
 
 
 def expected_seconds(
@@ -136,22 +149,13 @@ def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tens
 def generator_of(path: str) -> nn.Module:
     """The generator that a weights file belongs to, ready for inference."""
     state = load_flat(path)
-    counts = {
-        part: len({key.split(".")[1] for key in state if key.startswith(f"{part}.")}) for part in ("blocks", "middle")
-    }
-    filters = state.get("leave.weight", torch.empty(0)).shape[0]
-    x2_head = "head_x2.weight" in state
-    network = (
-        (
-            MultiScaleGenerator(filters, counts["blocks"], counts["middle"])
-            if counts["middle"]
-            else SRResNet(filters, counts["blocks"], x2_head=x2_head)
-        )
-        if filters
-        else None
+    blocks, middle_blocks = (
+        len({key.split(".")[1] for key in state if key.startswith(f"{part}.")}) for part in ("blocks", "middle")
     )
-    if network is None:
+    filters = state.get("leave.weight", torch.empty(0)).shape[0]
+    if not filters:
         raise InputError(f"{path}: not the weights of one of this bundle's generators")
+    network = SRResNet(filters, blocks, middle_blocks, "head_x2.weight" in state, "no_skip" not in state)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

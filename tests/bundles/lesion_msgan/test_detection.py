@@ -65,6 +65,20 @@ def test_a_lesion_at_the_border_keeps_its_region_inside(tmp_path):
     assert found == [[0, 8], [26, 34]]
 
 
+@pytest.mark.parametrize(("memory_gb", "most"), [(4, 16), (5.5 * 800 * 32 * 48 / 2**30, 5), (1e-9, 1)])
+def test_memory_bounds_the_slices_taken_together(memory_gb, most):
+    network, given = Bright(), []
+    network.register_forward_hook(lambda _, given_to, out: given.append(len(given_to[0])))
+    image = scan((30, 34, 20), None)
+    image[:, 10:14, 20:29, 5:9] = 300
+    # the network's weights are there already: the transform would load them
+    finder = FindRegiond("image", detector="network", weights=__file__, network=network, memory_gb=memory_gb)
+    finder._ready = True
+    found = finder(StandardiseSlicesd("image")({"image": image}))["image"].meta["region"].tolist()
+    assert max(given) == most and sum(given) == 20
+    assert found[2] == [5, 9]
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_volume_has_one_region_for_all_its_slices(tmp_path, axis):
     image = scan((30, 34, 20), None)

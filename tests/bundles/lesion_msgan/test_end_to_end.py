@@ -264,7 +264,7 @@ def test_a_case_that_fails_does_not_stop_the_others(infer, tmp_path, caplog):
         ({"mask_name": "lesion"}, "guide sequence 'lesion' not found"),
         ({"detector": "network"}, "detector must be one of mask, foreground in training"),
         ({"axis": "up"}, "axis must be one of"),
-        ({"x2_weight": -1}, "the weight of mse_x2"),
+        ({"x2_weight": -1}, "x2_weight must be a number from 0"),
         ({"best_by": "eyes"}, "best_by must be one of"),
         ({"vgg_layer": "conv1_1"}, "vgg_layer must be one of"),
         ({"vgg_weights": "/nowhere.pt"}, "no such weights file"),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.losses.adversarial import gradient_penalty
+from common.weights import fits
 from lesion_msgan_lib.networks import Critic, MultiScaleGenerator, SRResNet, fold, grow, interpolate
 
 
@@ -123,8 +124,44 @@ def test_weights_that_cannot_grow_are_refused():
     assert grow({"other": torch.zeros(1)}, large) is None and grow({}, large) is None
 
 
-def test_generators_can_be_scripted():
-    network = lively(small()).eval()
+@pytest.mark.parametrize("kind", [SRResNet, MultiScaleGenerator])
+def test_weights_with_and_without_skip_are_not_taken_for_each_other_s(kind):
+    added, plain = small(kind), small(kind, skip="false")  # as the command line has it
+    assert added.skip is True and plain.skip is False
+    assert not fits(added.state_dict(), plain) and not fits(plain.state_dict(), added)
+    assert all(tensor.is_floating_point() for name, tensor in plain.state_dict().items() if "tracked" not in name)
+    assert fits(plain.state_dict(), small(kind, skip=False)) and fits(added.state_dict(), small(kind, skip="true"))
+    for one, other in ((added, plain), (plain, added)):
+        assert grow(one.state_dict(), other) is None
+    deeper = kind(6, blocks=3, skip=False)
+    deeper.load_state_dict(grow(lively(plain).state_dict(), deeper))
+    image = torch.randn(1, 1, 6, 7)
+    torch.testing.assert_close(deeper.eval()(image), plain.eval()(image))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("kind", [SRResNet, MultiScaleGenerator])
+def test_radius_and_memory(kind, folded):
+    network = lively(small(kind)).eval()
+    network = fold(network) if folded else network
+    edge = 2 * network.radius + 5
+    image = torch.randn(1, 1, edge, edge, requires_grad=True)
+    middle = slice(4 * (edge // 2), 4 * (edge // 2) + 4)
+    network(image)[..., middle, middle].sum().backward()
+    rows = torch.nonzero(image.grad[0, 0].any(dim=1)).flatten()
+    reach = max(edge // 2 - int(rows[0]), int(rows[-1]) - edge // 2)
+    assert network.radius - 1 <= reach <= network.radius  # from the inner pixels of a coarse one a bit less far
+
+    held = []
+    for layer in (m for m in network.modules() if not list(m.children()) and not getattr(m, "inplace", False)):
+        layer.register_forward_hook(lambda _, given, out: held.append(given[0].numel() + out.numel()))
+    network(torch.zeros(1, 1, 5, 6))
+    assert 0.7 * network.values_per_pixel < max(held) / 30 <= network.values_per_pixel
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_generators_can_be_scripted(skip):
+    network = lively(small(skip=skip)).eval()
     image = torch.randn(1, 1, 6, 7)
     torch.testing.assert_close(torch.jit.script(network)(image), network(image))
 

@@ -22,13 +22,18 @@ def test_the_objective_s_weights():
     assert objective(1, 1.0, "0.006", "vgg.pt") == {"mse_x2": 1, "mse_x4": 1, "vgg": 0.006}
     assert objective(1, 1.0, 0.006, "null") == {"mse_x2": 1, "mse_x4": 1, "vgg": 0}
     for wrong in (-1, "much", None, True):
-        with pytest.raises(InputError, match="the weight of mse_x2"):
+        with pytest.raises(InputError, match="x2_weight must be a number from 0; got"):
             objective(wrong, 1.0, 0, None)
+        with pytest.raises(InputError, match="vgg_weight must be a number from 0; got"):
+            objective(1, 1.0, wrong, None)
 
 
 @pytest.mark.parametrize(
     "network",
-    [MultiScaleGenerator(4, 2, 1), SRResNet(4, 3), SRResNet(4, 1, x2_head=True)],
+    [
+        *(MultiScaleGenerator(4, 2, 1), SRResNet(4, 3), SRResNet(4, 1, x2_head=True), SRResNet(4, 2, middle_blocks=1)),
+        *(MultiScaleGenerator(4, 2, 1, skip=False), SRResNet(4, 1, skip=False)),
+    ],
 )
 def test_weights_tell_their_network(tmp_path, network):
     with torch.no_grad():
@@ -67,7 +72,7 @@ def test_expected_time_counts_every_stage(monkeypatch):
         return "generator" if epoch < 3 else "both"
 
     state = SimpleNamespace(epoch=1, max_epochs=3)
-    trainer = SimpleNamespace(critic_steps=1, generator_steps=1, state=state, stage=stage)
+    trainer = SimpleNamespace(critic_steps=1, generator_steps=1, steps=2, state=state, stage=stage)
     trainer.passes_left = partial(AdversarialTrainer.passes_left, trainer)
     # one epoch with the generator alone (4 forward passes), one with both in turn (5 each)
     assert expected_seconds(network, "cpu", 10, 36, trainer, held_out, 0) == pytest.approx(360 * 9 * work)

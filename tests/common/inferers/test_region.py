@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from common.inferers import RegionInferer, paste
+from common.inferers.region import LEAST_TILE, SCRATCH, tile_edges
 
 
 class Bicubic(nn.Module):
@@ -92,6 +93,55 @@ def test_volumes_are_done_slice_by_slice():
         torch.testing.assert_close(out[..., k], expected, rtol=0, atol=1e-6)
     part = RegionInferer(whole=False)(marked(volume, region), Brighter())
     assert part.shape == (1, 1, 24, 24, 3)
+
+
+class Reaching(nn.Module):
+    """Sees ten pixels in each direction and pads with zeros; remembers what it was given."""
+
+    radius = 10
+    values_per_pixel = 1000
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 9, padding=4), nn.Tanh(), nn.Conv2d(2, 1, 9, padding=4))
+        self.given = []
+
+    def forward(self, image):
+        self.given.append(image.numel())
+        return Bicubic()(self.layers(image))
+
+    def gigabytes(self, pixels):
+        return (pixels + 0.5) * SCRATCH * 4 * self.values_per_pixel / 2**30
+
+
+@pytest.mark.parametrize("pixels", [3 * 60 * 50, 2.5 * 60 * 50, 60 * 50, 2999, 2000, 1600, 10])
+@pytest.mark.parametrize("whole", [True, False])
+def test_memory_changes_nothing_but_how_much_is_done_at_a_time(pixels, whole):
+    volume = torch.randn(1, 1, 64, 50, 3)
+    region = ((0, 52), (3, 50), (0, 3))  # read with context: 60 x 50
+    network = Reaching()
+    expected = RegionInferer(whole=whole, memory_gb=network.gigabytes(1e6))(marked(volume, region), network)
+    assert network.given == [3 * 60 * 50]
+    network.given = []
+    made = RegionInferer(whole=whole, memory_gb=network.gigabytes(pixels))(marked(volume, region), network)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
+    assert max(network.given) <= max(pixels, (LEAST_TILE + 2 * network.radius) ** 2)
+    assert len(network.given) == {9000: 1, 7500: 2, 3000: 3}.get(pixels, len(network.given))
+    assert len(network.given) > 3 or pixels >= 3000
+
+
+def test_tiles_keep_their_bound_and_compute_little_twice():
+    for height, width, radius, share in itertools.product(
+        (7, 40, 333), (16, 100, 512), (0, 3, 46), (0.01, 0.3, 0.9, 1)
+    ):
+        pixels = share * height * width
+        rows, columns = tile_edges((height, width), radius, pixels)
+        read = min(height, rows + 2 * radius) * min(width, columns + 2 * radius)
+        assert read <= pixels or (rows, columns) == (min(height, LEAST_TILE), min(width, LEAST_TILE))
+        assert (rows, columns) == (height, width) or share < 1
+    assert sorted(tile_edges((512, 512), 46, 300 * 512)) == [171, 512]  # bands rather than squares
+    assert tile_edges((512, 512), 46, 150 * 150)[1] < 100
 
 
 def test_box_is_what_the_network_reads():

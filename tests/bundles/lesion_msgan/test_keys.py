@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of the command line: what cannot be is named in one line, and what changes the network is not overlooked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+import lesion_msgan_lib
+from common.inferers import region
+from common.weights import file_hash, load_flat
+from lesion_msgan_lib.networks import MultiScaleGenerator
+
+BUNDLE = Path(lesion_msgan_lib.__file__).parents[1]
+CONFIGS = BUNDLE / "configs"
+BRAIN = (48, 52, 24)  # voxels
+SMALL = {"network_def::filters": 4, "network_def::blocks": 1}
+BUDGET = {"epochs": 1, "pretraining": 1, "crops": 4, "batch_size": 2, "crop": 32, "learning_rate": 0.003}
+BUDGET |= {"val_volumes": 1, "val_slices": 1}
+DETECTOR_BUDGET = {"epochs": 1, "slices": 8, "batch_size": 4, "size": 32, "learning_rate": 0.01}
+DETECTOR_BUDGET |= {"val_volumes": 1, "val_slices": 1}
+CRITIC = {"discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8}
+
+
+@pytest.fixture
+def start(brains, tmp_path, run):
+    """Runs configs on the module's brains with few weights; the bundle's own weights are an untrained network's."""
+
+    def give(*configs, **keys):
+        models = tmp_path / "models"
+        models.mkdir(exist_ok=True)
+        if not (models / "model.pt").is_file():
+            torch.save(MultiScaleGenerator(4, 1).state_dict(), models / "model.pt")
+        settings = {"dataset_dir": brains, "sequence": "t1c", "output_dir": tmp_path / "runs", "ckpt_dir": models}
+        if configs == ("train_detector",):
+            settings |= {"budgets": {"short": DETECTOR_BUDGET}, "ckpt_dir": models / "detector"}
+        elif "inference" in configs:
+            settings |= {**SMALL, "output_dir": tmp_path / "out", "detector": "foreground"}
+        else:
+            settings |= {**SMALL, **CRITIC, "budgets": {"short": BUDGET}}
+        return run(*configs, **{**settings, **keys})
+
+    return give
+
+
+WHOLE = {"least 0": "a whole number from 0", "least 1": "a whole number from 1"}
+TRAINING = [  # what is a number at all is tested with common.settings.quantity
+    ("critic_steps", WHOLE["least 1"], ("0", "x")),
+    ("critic_rate", "a number from 0", ("x",)),
+    ("adversarial_weight", "a number from 0", ("x", "-1")),
+    ("pretraining", WHOLE["least 0"] + " or null", ("x",)),
+    ("weight_clip", "a number from 1e-06 or null", ("x", "0")),
+    ("x2_weight", "a number from 0", ("-1",)),
+    ("vgg_weight", "a number from 0", ("x",)),
+    ("memory_gb", "a number from 0.1", ("0",)),
+    ("num_workers", WHOLE["least 0"], ("x",)),
+]
+
+
+def flat(configs, rows):
+    return [(configs, key, text, wrong) for key, text, wrongs in rows for wrong in wrongs]
+
+
+@pytest.mark.parametrize(
+    ("configs", "key", "text", "wrong"),
+    [
+        *flat(("train",), TRAINING),
+        *flat(("train_detector",), TRAINING[-1:]),
+        *flat(("train", "evaluate"), [("slices", WHOLE["least 1"] + " or null", ("x", "0", "-1"))]),
+        *flat(("inference",), [("margin", WHOLE["least 0"], ("x", "null", "-3", "1.5")), TRAINING[-2]]),
+    ],
+)
+def test_numbers_that_cannot_be_are_named_in_one_line(start, configs, key, text, wrong, line_of):
+    with pytest.raises(Exception) as error:
+        start(*configs, **{key: wrong})
+    assert line_of(error) == f"{key} must be {text}; got {wrong!r}"
+
+
+@pytest.mark.parametrize("wrong", ["null", "5"])
+def test_a_score_that_is_none_is_named(start, wrong, line_of):
+    with pytest.raises(Exception) as error:
+        start("train", best_by=wrong)
+    assert re.fullmatch(r"best_by must be one of psnr, ssim, gms, got '?\w+'?", line_of(error))
+
+
+def test_numbers_as_the_command_line_has_them(start, tmp_path):
+    keys = {"critic_steps": "1", "critic_rate": "1e-5", "adversarial_weight": "0.002", "pretraining": "0"}
+    keys |= {"x2_weight": "0.5", "vgg_weight": "0", "weight_clip": "0.02", "memory_gb": "0.5", "num_workers": "0"}
+    workflow = start("train", promote="false", **keys)
+    get = workflow.parser.get_parsed_content
+    trainer = get("train::trainer")
+    assert (trainer.critic_steps, trainer.adversarial_weight, trainer.generator_warmup) == (1, 0.002, 0)
+    assert get("discriminator_optimizer").param_groups[0]["lr"] == 1e-5
+    assert max(float(p.detach().abs().max()) for p in trainer.discriminator.parameters()) <= 0.02 + 1e-7
+    assert get("objective") == {"mse_x2": 0.5, "mse_x4": 1, "vgg": 0}
+    assert get("validate::inferer").memory_gb == 0.5
+    assert (
+        start("train", promote="false", weight_clip="null", pretraining="null")
+        .parser.get_parsed_content("train::trainer")
+        .generator_warmup
+        == BUDGET["pretraining"]
+    )
+    workflow = start("train", "evaluate", slices="2")
+    assert len(workflow.parser.get_parsed_content("validate::dataset")) == 6
+
+
+def test_memory_does_not_change_a_result(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(region, "SCRATCH", 100)  # as if the maps of four filters were large
+    image = np.random.default_rng(0).random((60, 56, 3), np.float32) * 900
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "one.nii.gz")
+    torch.manual_seed(0)
+    network = MultiScaleGenerator(4, 1)
+    torch.nn.init.normal_(network.head_x4.weight, std=0.1)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    results, given = [], []
+    for memory_gb in ("0.1", "8"):
+        sizes: list[int] = []
+
+        def note(module, args, sizes=sizes):
+            if isinstance(module, MultiScaleGenerator):
+                sizes.append(args[0].numel())
+
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+        keys = {"dataset_dir": tmp_path / "one.nii.gz", "sequence": None, "weights": tmp_path / "w.pt"}
+        start("inference", memory_gb=memory_gb, **keys)
+        hook.remove()
+        given.append(sizes)
+        results.append(nib.load(tmp_path / "out" / "one_sr.nii.gz").get_fdata())
+        shutil.rmtree(tmp_path / "out")
+    assert given[1] == [3 * 60 * 56] and len(given[0]) > 3 and max(given[0]) < 60 * 56
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-5 * np.abs(results[1]).max())
+
+
+def test_a_network_without_skip_does_not_replace_one_with_it(start, tmp_path, capsys):
+    keys = {"from_scratch": "true", "network_def::skip": "false"}  # as the command line has it
+    workflow = start("train", run_name="before", promote="false")
+    assert workflow.parser.get_parsed_content("network").skip is True
+    before = file_hash(tmp_path / "models" / "model.pt")
+    workflow = start("train", run_name="plain", **keys)
+    assert workflow.parser.get_parsed_content("network").skip is False
+    assert "model.pt stays: it belongs to another network shape" in capsys.readouterr().out
+    assert file_hash(tmp_path / "models" / "model.pt") == before
+    assert "no_skip" in load_flat(tmp_path / "runs" / "plain" / "best.pt")
+
+
+def test_each_kind_of_weights_is_used_as_it_was_trained(start, tmp_path, brains, line_of):
+    plain = tmp_path / "plain.pt"
+    torch.save(MultiScaleGenerator(4, 1, skip=False).state_dict(), plain)
+    other = {"weights": plain}
+    for configs in (("inference",), ("train", "evaluate"), ("train",)):
+        with pytest.raises(Exception) as error:
+            start(*configs, **other)
+        assert line_of(error) == f"{plain}: these weights belong to another network shape"
+    # a comparison reads from the weights what they are
+    both = f"{{'same': '{plain}'}}"
+    start("train", "evaluate", slices=1, run_name="e", compared=both, **other, network_def__skip=False)
+    rows = (tmp_path / "runs" / "e" / "scores.md").read_text(encoding="utf-8").splitlines()
+    means = {cells[3].strip(): float(cells[5].split()[0]) for cells in (r.split("|") for r in rows if "mean" in r)}
+    assert means["same"] == pytest.approx(means["network"], abs=0.3)  # of the whole slice, and of the region's context
+    assert means["same"] < means["bicubic"] - 3
+
+
+def test_the_card_tells_every_row_s_generator_steps(brains, tmp_path):
+    """The rows had equal batches, which critic and generator share, and so unequal generator steps."""
+    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    configs = dict(re.findall(r"^\| ([^|]+?)(?: \(comparison\))? \| `(\w+)\.json`", card, flags=re.MULTILINE))
+    told = re.findall(r"^\| ([\w+ -]+) \| (\d+) \|", card.partition("generator steps |")[2], flags=re.MULTILINE)
+    assert len(told) == len(configs) == 8
+    for row, steps in told:
+        files = [str(CONFIGS / f"{name}.json") for name in ("train", configs[row], "comparison")]
+        keys = {"dataset_dir": str(brains), "sequence": "t1c", "budget": "short", "budgets::short::crop": 32}
+        keys |= {"network_def::filters": 1, "network_def::blocks": 1, "device": "cpu", "output_dir": str(tmp_path)}
+        workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **keys)
+        trainer = workflow.initialize() or workflow.parser.get_parsed_content("train::trainer")
+        share = {"generator": trainer.steps, "both": trainer.generator_steps}
+        stages = [trainer.stage(epoch) for epoch in range(1, trainer.state.max_epochs + 1)]
+        assert sum(len(trainer.data_loader) * share[stage] for stage in stages) == int(steps), row
+        assert len(stages) * len(trainer.data_loader) * trainer.steps == 1200
