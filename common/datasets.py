@@ -24,6 +24,7 @@ __all__ = [
     "check_entries",
     "evaluation_entries",
     "guide_paths",
+    "held_out_brain",
     "inference_entries",
     "patient_of",
     "scan_entries",
@@ -202,6 +203,20 @@ def split_entries(
         "train": [entry for entry in entries if entry["subject"] in kept],
         "validate": [entry for entry in entries if entry["subject"] in held_out][:most],
     }
+
+
+def held_out_brain(brains: Path) -> Path:
+    """Folder of the sample brain that trainings with the default seed hold out, for inference to show.
+
+    Every bundle's default ``val_fraction`` holds out one of the four.
+
+    Args:
+        brains: see ``common.sample_data.sample_brains``.
+    """
+    cases = sorted(path for path in brains.iterdir() if path.is_dir())
+    if len(cases) == 1:
+        return cases[0]
+    return split_entries([{"subject": case.name, "case": case} for case in cases], 0.2, seed=0)["validate"][0]["case"]
 
 
 def check_entries(train: Sequence[Any], validate: Sequence[Any], keys: Sequence[str] = ("image",)) -> None:

@@ -21,6 +21,7 @@ from common.fingerprint import SUFFIX as PROVENANCE
 from common.fingerprint import mark
 from common.headers import InputError, check_headers, dicom_series, one_line
 from common.loading import CaseLoader
+from common.patterns import any_case
 
 __all__ = [
     "CaseLoader",
@@ -48,7 +49,7 @@ def find_scans(
 
     Args:
         dataset_dir: a folder, a DICOM series folder, or one image file, which is taken whatever its name.
-        pattern: as for `glob`, relative to `dataset_dir`, with `**` for any number of folders.
+        pattern: as for `glob`, below `dataset_dir`, `**` for any number of folders; an ending may be in capitals.
         what: the layout expected, for the error message.
 
     Raises:
@@ -61,7 +62,7 @@ def find_scans(
         raise InputError("no such file or folder", root)
     if os.path.isfile(root):
         return [root]
-    names = [n for n in glob.glob(pattern, root_dir=root, recursive=True) if not n.endswith(".json")]
+    names = [n for n in glob.glob(any_case(pattern), root_dir=root, recursive=True) if not n.endswith(".json")]
     # Links to nowhere (images not fetched by git-annex) are kept, so that the check of headers names them.
     files = [p for p in (os.path.join(root, n) for n in names) if not os.path.isdir(p)]
     found = [p for p in files if not os.path.exists(p + PROVENANCE)]

@@ -9,6 +9,7 @@ textures (U), too noisy or low SNR (N). Table 1 gives each method's mean and sta
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import random
@@ -16,6 +17,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.data import PILReader
@@ -24,6 +26,7 @@ from PIL import Image
 
 from common.handlers.scores import markdown_table
 from common.savers import stem_of
+from common.settings import quantity
 from tools.command import run_command
 
 SCORES = ("non-diagnostic", "poor", "fair", "good", "great")
@@ -41,6 +44,8 @@ def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
     grey scale of the truth, or of the first method without one. Of a volume the middle slice is shown. The evaluation
     of lesion_msgan writes such folders, pictures/METHOD. The page needs no network and no server: open it in a
     browser, score with the keys 0 to 4 and S, A, U, N, and download the answers. Keep the key away from the reader.
+    Page, key and answers carry a digest of the pictures in their order: a page made anew with other pictures or another
+    seed is another page, with answers and a key of its own.
 
     Args:
         out: the page's file, such as scores.html; the key is written beside it as scores.key.json
@@ -50,13 +55,14 @@ def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
     """
     if len(methods) < 2:
         raise ValueError("give a folder for at least two methods, such as --truth DIR --msgan DIR")
+    seed, count = quantity(seed, "seed", least=0, whole=True), quantity(count, "count", least=1, whole=True)
     files = {name: _images(Path(str(folder))) for name, folder in methods.items()}
     cases = sorted(set.intersection(*(set(found) for found in files.values())))
     if not cases:
         examples = ", ".join(f"{name}: {next(iter(found))}" for name, found in files.items())
         raise ValueError(f"no case is in all folders ({examples})")
-    shuffled = random.Random(int(seed))
-    chosen = sorted(shuffled.sample(cases, min(int(count), len(cases))))
+    shuffled = random.Random(seed)
+    chosen = sorted(shuffled.sample(cases, min(count, len(cases))))
     items = [(case, name) for case in chosen for name in files]
     shuffled.shuffle(items)
     leading = "truth" if "truth" in files else next(iter(files))
@@ -66,14 +72,17 @@ def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
     for number, (case, name) in enumerate(items):
         window = _window(files[leading][case])  # one grey scale for all pictures of a case
         pictures.append({"id": f"{number:04d}", "png": _png(files[name][case], window)})
+    digest = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
     target = Path(str(out)).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
-    template = resources.files("tools").joinpath("opinion_score.html").read_text(encoding="utf-8")
-    text = template.replace("/*PICTURES*/[]", json.dumps(pictures)).replace("/*NAME*/", json.dumps(target.stem))
+    text = resources.files("tools").joinpath("opinion_score.html").read_text(encoding="utf-8")
+    for place, content in {"/*PICTURES*/[]": pictures, "/*NAME*/": target.stem, "/*DIGEST*/": digest}.items():
+        text = text.replace(place, json.dumps(content))
     target.write_text(text, encoding="utf-8")
     key = target.with_suffix(".key.json")
     lines = {f"{number:04d}": {"case": case, "method": name} for number, (case, name) in enumerate(items)}
-    key.write_text(json.dumps({"methods": list(files), "pictures": lines}, indent=1) + "\n", encoding="utf-8")
+    content = {"page": digest, "methods": list(files), "pictures": lines}
+    key.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{len(items)} pictures of {len(chosen)} cases and {len(files)} methods in {target}; the key in {key}")
 
 
@@ -81,18 +90,19 @@ def table(answers: str, key: str, out: str | None = None) -> None:
     """Turn a reader's answers into the paper's table 1: mean and deviation, counts of scores, counts of marks.
 
     Args:
-        answers: the file that the page downloads, JSON
+        answers: the file that the page downloads, JSON; refused where it comes from another page than the key's
         key: the file written beside the page
         out: Markdown file to write the table to
     """
     given = _read(answers, "answers")
     known = _read(key, "pictures")
-    methods: Mapping[str, list[Mapping]] = {name: [] for name in known["methods"]}
+    methods = _methods(known, key)
+    if given.get("page") != known["page"]:
+        raise ValueError(f"{answers}: given on another page than the one that {key} belongs to")
     for number, answer in given["answers"].items():
         if number not in known["pictures"]:
             raise ValueError(f"{answers}: picture {number} is not in {key}")
-        score = answer.get("score")
-        if score not in range(len(SCORES)) or set(answer.get("marks", "")) - set(MARKS):
+        if not _is_answer(answer):
             raise ValueError(f"{answers}: the answer for picture {number} is not a score of 0 to 4 with marks of SAUN")
         methods[known["pictures"][number]["method"]].append(answer)
     missing = len(known["pictures"]) - len(given["answers"])
@@ -116,10 +126,27 @@ def _row(answers: Sequence[Mapping]) -> list[str]:
     return [str(len(scores)), f"{statistics.fmean(scores):.2f} ± {deviation:.3f}", *map(str, counts + marks)]
 
 
+def _is_answer(answer: Any) -> bool:
+    if not isinstance(answer, dict) or type(answer.get("score")) is not int:  # true is no score
+        return False
+    marks = answer.get("marks", "")
+    return answer["score"] in range(len(SCORES)) and isinstance(marks, str) and not set(marks) - set(MARKS)
+
+
+def _methods(known: Mapping, key: str) -> dict[str, list[Mapping]]:
+    """An empty list of answers for each of a key's methods."""
+    names = known.get("methods")
+    whole = isinstance(known.get("page"), str) and isinstance(names, list) and all(isinstance(n, str) for n in names)
+    lines = known["pictures"].values()
+    if not whole or not all(isinstance(line, dict) and line.get("method") in names for line in lines):
+        raise ValueError(f"{key}: not a key that this tool wrote beside a page")
+    return {name: [] for name in names}
+
+
 def _read(path: str, part: str) -> dict:
     try:
         content = json.loads(Path(str(path)).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise ValueError(f"{path}: not a JSON file") from error
     if not isinstance(content, dict) or not isinstance(content.get(part), dict):
         raise ValueError(f"{path}: holds no {part}; give the page's answers and the key written beside the page")

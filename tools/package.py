@@ -15,7 +15,8 @@ __all__ = ["bundle_names", "main", "package"]
 
 ROOT = Path(__file__).parents[1]
 LARGE = 25 * 2**20  # bytes; the Model Zoo takes nothing larger into git
-SKIPPED = {"runs", "eval", "__pycache__"}  # what runs leave behind
+SKIPPED = {"runs", "eval", "mlruns", "dist", "__pycache__"}  # what runs and this tool leave behind
+LEFT = (".pyc", ".partial", ".replaced")  # endings of compiled code, of files whose writer was killed, of what was kept
 MADE = {"last.pt", "model.ts", "model.onnx", "model.pt2", "model_final.pt", "verify_model.ts", "large_files.yml"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever it is packed
 
@@ -67,7 +68,7 @@ def _content(bundle: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*")):
             parts = path.relative_to(root).parts
             hidden = any(part.startswith(".") or part in SKIPPED for part in parts)
-            if path.is_file() and not hidden and path.name not in MADE and path.suffix != ".pyc":
+            if path.is_file() and not hidden and path.name not in MADE and not path.name.endswith(LEFT):
                 content[prefix + "/".join(parts)] = path.read_bytes()
     if "models/model.pt" not in content:
         raise ValueError(f"{bundle.name} has no weights in models/model.pt")
@@ -85,10 +86,15 @@ def _large_files(large: dict[str, bytes], url: str) -> bytes:
 
 
 def _enter(archive: Path, key: str, url: str | None) -> None:
-    """Writes or replaces the zip's entry in ``model_info.json`` beside it; the Zoo's checksum is SHA-1."""
+    """Writes the zip's entry in ``model_info.json`` beside it; the Zoo's checksum is SHA-1.
+
+    An earlier version's entry goes when its file is this one: its checksum belongs to nothing any more. One that was
+    published elsewhere stays, as the Zoo lists all versions.
+    """
     path = archive.with_name("model_info.json")
     entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     source = archive.name if url is None else f"{url.rstrip('/')}/{archive.name}"
+    entries = {k: entry for k, entry in entries.items() if entry.get("source") not in (source, archive.name)}
     entries[key] = {"checksum": hashlib.sha1(archive.read_bytes()).hexdigest(), "source": source}
     path.write_text(json.dumps(dict(sorted(entries.items())), indent=4) + "\n", encoding="utf-8")
 

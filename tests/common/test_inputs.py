@@ -58,6 +58,18 @@ def test_files_are_sorted_naturally_and_hidden_ones_ignored(tmp_path):
     assert found(tmp_path, "*.nii*") == ["b.nii.gz"]
 
 
+def test_an_ending_may_be_in_capitals_but_not_the_rest_of_a_name(tmp_path):
+    for name in ("A.NII.GZ", "b-T1.NII", "c-t1.nii"):
+        write(tmp_path / name)
+    touch(tmp_path, "d.png")
+    assert found(tmp_path) == ["A.NII.GZ", "b-T1.NII", "c-t1.nii"]
+    assert found(tmp_path, "*-t1.nii") == ["c-t1.nii"] and found(tmp_path, "A.nii.gz") == ["A.NII.GZ"]
+    paths = find_scans(tmp_path)
+    assert check_headers(paths) == (paths, [])
+    cases = Cases([{"image": path} for path in paths], LOAD)
+    assert len(list(cases)) == 3 and cases.failures == []
+
+
 def test_brackets_in_the_folder_name_are_plain_characters(tmp_path):
     touch(tmp_path, "data [old]/a.nii")
     assert found(tmp_path / "data [old]") == ["a.nii"]

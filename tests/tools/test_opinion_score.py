@@ -127,41 +127,73 @@ let saved = null;
 globalThis.document = {getElementById: element, body: {}, addEventListener(k, f) { listeners[k] = f; },
   createElement() { return {attributes: {}, listeners: {}, setAttribute(k, v) { this.attributes[k] = v; },
     addEventListener(k, f) { this.listeners[k] = f; }, blur() {}, click() {}}; }};
-globalThis.localStorage = {getItem: () => null, setItem() { throw new Error("not allowed from a file"); }};
+const fs = require("fs"), [, , storage, keys] = process.argv;  // what the browser keeps between visits, in a file
+const kept = storage === "none" ? null : fs.existsSync(storage) ? JSON.parse(fs.readFileSync(storage, "utf8")) : {};
+function allowed() { if (!kept) throw new Error("not allowed from a file"); return kept; }
+globalThis.localStorage = {getItem: k => allowed()[k] ?? null,
+  setItem(k, v) { allowed()[k] = String(v); fs.writeFileSync(storage, JSON.stringify(kept)); }};
 globalThis.Blob = class { constructor(parts) { saved = parts[0]; } };
 URL.createObjectURL = () => "blob:"; URL.revokeObjectURL = () => {};
 """
 TAIL = """
+const began = elements.where.textContent;
 const press = key => listeners.keydown({key, target: document.body, preventDefault() {}});
-["3", "s", "n", "ArrowRight", "0", "U", "u", "Enter", "4", "a", "ArrowLeft", "1", "x", "9"].forEach(press);
+JSON.parse(keys).forEach(press);
 elements.save.listeners.click();
-console.log(JSON.stringify({saved, where: elements.where.textContent, pressed: elements.score1.attributes}));
+console.log(JSON.stringify({began, saved: JSON.parse(saved), where: elements.where.textContent,
+  pressed: elements.score1.attributes["aria-pressed"]}));
 """
+KEYS = ["3", "s", "n", "ArrowRight", "0", "U", "u", "Enter", "4", "a", "ArrowLeft", "1", "x", "9"]
+GIVEN = {
+    "0000": {"marks": "SN", "score": 3},
+    "0001": {"marks": "", "score": 1},
+    "0002": {"marks": "A", "score": 4},
+}
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the page's script")
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the page's script")
-def test_keys_score_and_mark_and_the_answers_become_the_table(command, page, tmp_path, capsys):
-    script = re.search(r"<script>(.*)</script>", page[0].read_text(encoding="utf-8"), re.DOTALL)[1]
-    (tmp_path / "page.js").write_text(SCRIPT + script + TAIL, encoding="utf-8")
-    done = subprocess.run(["node", tmp_path / "page.js"], capture_output=True, encoding="utf-8", check=True)
-    told = json.loads(done.stdout)
-    assert told["where"] == "image 2 of 6, 3 scored" and told["pressed"]["aria-pressed"] is True
-    (tmp_path / "answers.json").write_text(told["saved"], encoding="utf-8")
-    given = json.loads(told["saved"])["answers"]
-    assert given == {
-        "0000": {"marks": "SN", "score": 3},
-        "0001": {"marks": "", "score": 1},
-        "0002": {"marks": "A", "score": 4},
-    }
+def visit(page, storage, keys=()):
+    """What a reader sees who opens the page, presses the keys and downloads the answers."""
+    script = re.search(r"<script>(.*)</script>", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    program = page.with_suffix(".js")
+    program.write_text(SCRIPT + script + TAIL, encoding="utf-8")
+    words = ["node", program, storage, json.dumps(keys)]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=True)
+    return json.loads(done.stdout)
+
+
+@needs_node
+@pytest.mark.parametrize("storing", [True, False])
+def test_keys_score_and_mark_and_the_answers_become_the_table(command, page, tmp_path, capsys, storing):
+    told = visit(page[0], tmp_path / "storage.json" if storing else "none", KEYS)
+    assert told["began"] == "image 1 of 6, 0 scored"
+    assert told["where"] == "image 2 of 6, 3 scored" and told["pressed"] is True
+    assert told["saved"] == {"page": page[1]["page"], "answers": GIVEN}
+    (tmp_path / "answers.json").write_text(json.dumps(told["saved"]), encoding="utf-8")
     command("table", "--answers", tmp_path / "answers.json", "--key", page[0].with_suffix(".key.json"))
     assert "3 picture(s) not scored" in capsys.readouterr().out
+
+
+@needs_node
+def test_answers_wait_in_the_browser_for_their_own_page_alone(command, results, page, tmp_path):
+    storage, words = tmp_path / "storage.json", [word for pair in results.items() for word in pair]
+    visit(page[0], storage, KEYS)
+    command("page", "--out", page[0], *words)  # made anew, the same
+    told = visit(page[0], storage)
+    assert told["began"] == "image 4 of 6, 3 scored" and told["saved"]["answers"] == GIVEN  # where the reader stopped
+    command("page", "--out", page[0], "--seed", 1, *words)
+    assert visit(page[0], storage)["began"] == "image 1 of 6, 0 scored"
+    Image.fromarray(np.full((20, 30), 7, np.uint8)).save(tmp_path / "wgan" / "a_sr.png")
+    command("page", "--out", page[0], *words)  # of the first name, seed and count, but with another picture
+    told = visit(page[0], storage)
+    assert told["began"] == "image 1 of 6, 0 scored" and told["saved"]["answers"] == {}
 
 
 def answers(path, key, given):
     """Answers by (case, method)."""
     numbers = {(p["case"], p["method"]): number for number, p in key["pictures"].items()}
     content = {numbers[place]: {"score": score, "marks": marks} for place, (score, marks) in given.items()}
-    path.write_text(json.dumps({"answers": content}), encoding="utf-8")
+    path.write_text(json.dumps({"page": key["page"], "answers": content}), encoding="utf-8")
     return path
 
 
@@ -179,20 +211,70 @@ def test_the_paper_s_table(command, page, tmp_path, capsys):
     assert "Poor" in text.splitlines()[0] and "2 picture(s) not scored" in text
 
 
+@pytest.mark.parametrize("change", ["seed", "picture"])
+def test_answers_given_on_another_page_are_refused(command, results, page, tmp_path, change):
+    given = {("a", "truth"): (4, ""), ("b", "truth"): (3, "A")}
+    path = answers(tmp_path / "answers.json", page[1], given)
+    if change == "picture":
+        Image.fromarray(np.full((20, 30), 7, np.uint8)).save(tmp_path / "wgan" / "a_sr.png")
+    words = [word for pair in results.items() for word in pair]
+    command("page", "--out", page[0], *words, *(("--seed", 1) if change == "seed" else ()))
+    with pytest.raises(
+        SystemExit, match=r"answers.json: given on another page than the one that \S+key.json belongs to"
+    ):
+        command("table", "--answers", path, "--key", page[0].with_suffix(".key.json"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("no", "not a JSON file"),
-        ('{"other": 1}', "holds no answers"),
-        ('{"answers": {"9999": {"score": 1}}}', "picture 9999 is not in"),
-        ('{"answers": {"0000": {"score": 5}}}', "not a score of 0 to 4"),
-        ('{"answers": {"0000": {"score": 1, "marks": "X"}}}', "not a score of 0 to 4"),
+        (b"no", "not a JSON file"),
+        (b"\xff\xfe\x00", "not a JSON file"),
+        (b'{"other": 1}', "holds no answers"),
+        (b'{"answers": [1]}', "holds no answers"),
+        (b'{"answers": {}}', "given on another page"),
+        ({"9999": {"score": 1}}, "picture 9999 is not in"),
+        *(
+            ({"0000": answer}, "the answer for picture 0000 is not a score of 0 to 4 with marks of SAUN")
+            for answer in (
+                *(3, None, [], {}, {"marks": "S"}),
+                *({"score": score} for score in (5, -1, 1.5, "3", True, None, [2])),
+                *({"score": 1, "marks": marks} for marks in ("X", 5, None, ["S"])),
+            )
+        ),
     ],
 )
 def test_answers_that_cannot_be(command, page, tmp_path, content, message):
-    (tmp_path / "answers.json").write_text(content, encoding="utf-8")
+    if isinstance(content, dict):
+        content = json.dumps({"page": page[1]["page"], "answers": content}).encode()
+    (tmp_path / "answers.json").write_bytes(content)
     with pytest.raises(SystemExit, match=message):
         command("table", "--answers", tmp_path / "answers.json", "--key", page[0].with_suffix(".key.json"))
+
+
+@pytest.mark.parametrize(
+    ("part", "to"),
+    [
+        *((part, None) for part in ("page", "methods")),
+        ("methods", ["truth"]),
+        ("methods", [["truth"]]),
+        ("pictures", {"0000": 1}),
+        ("pictures", {"0000": {"case": "a"}}),
+    ],
+)
+def test_a_key_that_cannot_be(command, page, tmp_path, change, part, to):
+    path = answers(tmp_path / "answers.json", page[1], {("a", "truth"): (4, "")})
+    key = page[0].with_suffix(".key.json")
+    change(key, part, to=to)
+    with pytest.raises(SystemExit, match=r"key.json: not a key that this tool wrote"):
+        command("table", "--answers", path, "--key", key)
+
+
+@pytest.mark.parametrize(("option", "given"), [("seed", "x"), ("seed", -1), ("count", 0), ("count", 1.5)])
+def test_numbers_that_cannot_be(command, results, tmp_path, option, given):
+    words = [word for pair in results.items() for word in pair]
+    with pytest.raises(SystemExit, match=rf"^error: {option} must be a whole number from \d"):
+        command("page", "--out", tmp_path / "p.html", f"--{option}", given, *words)
 
 
 def test_folders_that_cannot_be(command, results, tmp_path):

@@ -30,6 +30,8 @@ def little(tmp_path, monkeypatch):
             "bundles/b/LICENSE": "",
         },
         **{"bundles/b/runs/short-1/best.pt": "", "bundles/b/eval/a.nii.gz": "", "bundles/b/models/model.ts": ""},
+        **{"bundles/b/models/model.pt.partial": "half", "bundles/b/models/targets/.t2w.pt.partial": "half"},
+        **{"bundles/b/models/model.pt.replaced": "", "bundles/b/dist/b.zip": "", "bundles/b/mlruns/0/meta.yaml": ""},
         **{"bundles/b/models/targets/t2w.pt": "other", "bundles/b/.hidden": "", "common/__init__.py": "parts"},
     }
     for path, text in files.items():
@@ -66,6 +68,25 @@ def test_the_entry_for_the_zoo_has_the_zip_s_checksum(command, little):
     checksum = hashlib.sha1((little / "dist" / "b.zip").read_bytes()).hexdigest()
     wanted = {"checksum": checksum, "source": "https://example.org/zips/b.zip"}
     assert entries == {"b_v1.2.0": wanted, "other_v1.0.0": {}}
+
+
+@pytest.mark.parametrize(
+    ("urls", "kept"),
+    [
+        ((None, None), []),
+        (("https://example.org/zips", "https://example.org/zips/"), []),
+        ((None, "https://example.org/zips"), []),  # the file of 1.2.0 is no more
+        (("https://example.org/1.2", "https://example.org/1.3"), ["b_v1.2.0"]),
+        (("https://example.org/1.2", None), ["b_v1.2.0"]),
+    ],
+)
+def test_a_new_version_in_the_same_place_takes_the_earlier_one_s_entry_away(command, little, urls, kept):
+    for version, url in zip(("1.2.0", "1.3.0"), urls, strict=True):
+        (little / "bundles/b/configs/metadata.json").write_text(f'{{"version": "{version}"}}', encoding="utf-8")
+        command("b", "--out", little / "dist", *(("--url", url) if url else ()))
+    entries = json.loads((little / "dist" / "model_info.json").read_text(encoding="utf-8"))
+    checksum = hashlib.sha1((little / "dist" / "b.zip").read_bytes()).hexdigest()
+    assert list(entries) == [*kept, "b_v1.3.0"] and entries["b_v1.3.0"]["checksum"] == checksum
 
 
 def test_large_files_are_listed_with_their_hash(command, little, monkeypatch):

@@ -17,7 +17,7 @@ from tools.verify import files
 for module in ("onnxruntime", "onnxscript", "jsonschema"):
     pytest.importorskip(module)
 
-SLOW = ("properties", "shapes", "TorchScript", "torch.export", "ONNX")
+SLOW = ("properties", "shapes", "inference", "TorchScript", "torch.export", "ONNX")
 
 
 @pytest.fixture

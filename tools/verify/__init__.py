@@ -19,7 +19,7 @@ from pathlib import Path
 from tools.command import run_command
 from tools.package import ROOT, bundle_names
 
-from . import configs, files, grid, network
+from . import configs, files, grid, inference, network
 
 __all__ = ["CHECKS", "check_folder", "main", "verify"]
 
@@ -34,6 +34,7 @@ CHECKS = {
     "weights": network.check_weights,
     "shapes": network.check_shapes,
     "output grid": grid.check_grid,
+    "inference": inference.check_inference,
     "TorchScript": network.check_torchscript,
     "torch.export": network.check_export,
     "ONNX": network.check_onnx,

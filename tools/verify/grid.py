@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.bundle import ConfigWorkflow
 
-from .network import quiet
+from .inference import config, run_inference
 
 __all__ = ["check_grid"]
 
@@ -30,7 +27,7 @@ def check_grid(name: str) -> list[str] | None:
 
     For bundles whose inference takes a target `spacing`; the others' grids follow from the network's shapes.
     """
-    if "spacing" not in json.loads(Path("configs/inference.json").read_text(encoding="utf-8")):
+    if "spacing" not in config():
         return None
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +37,9 @@ def check_grid(name: str) -> list[str] | None:
         for number, (asked, sizes, spacing) in enumerate(REQUESTS):
             told = ", ".join(f"{key} {value}" for key, value in asked.items()) or "no target"
             out = Path(folder, str(number))
-            wrong += [f"{told}: {reason}" for reason in _run(scan, out, asked) or _compare(out, sizes, spacing)]
+            wrong += [
+                f"{told}: {reason}" for reason in run_inference(scan, out, asked) or _compare(out, sizes, spacing)
+            ]
     return wrong
 
 
@@ -51,21 +50,6 @@ def _affine(spacing: tuple[float, ...]) -> np.ndarray:
     affine[:3, :3] = turned * np.asarray(spacing)
     affine[:3, 3] = np.array([-20.0, 10.0, 5.0]) + affine[:3, :3] @ np.full(3, 0.5)
     return affine
-
-
-def _run(scan: Path, out: Path, asked: dict[str, Any]) -> list[str]:
-    """Runs inference; gives what its cases failed of."""
-    given = {"bundle_root": ".", "dataset_dir": str(scan), "output_dir": str(out), "device": "cpu", "amp": False}
-    with quiet():
-        workflow = ConfigWorkflow(
-            "configs/inference.json", "configs/metadata.json", False, workflow_type="infer", **given, **asked
-        )
-        workflow.initialize()
-        try:
-            workflow.run()
-        except SystemExit:  # the summary of failed cases
-            return [reason for _, reason in workflow.parser.get_parsed_content("dataset").all_failures()]
-    return []
 
 
 def _compare(out: Path, sizes: tuple[int, ...], spacing: tuple[float, ...]) -> list[str]:

@@ -35,19 +35,31 @@ def quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
 
 
-def _network() -> nn.Module:
+def _parser() -> ConfigParser:
     parser = ConfigParser()
     parser.read_config("configs/inference.json")
     parser["bundle_root"], parser["device"] = ".", "cpu"
+    return parser
+
+
+def _load(network: nn.Module, path: str | Path) -> nn.Module:
     load_into = importlib.import_module("common.weights").load_into  # only now: a zip brings its own
-    return load_into(parser.get_parsed_content("network_def"), "models/model.pt").eval()
+    return load_into(network, path)
+
+
+def _network() -> nn.Module:
+    return _load(_parser().get_parsed_content("network_def"), "models/model.pt").eval()
 
 
 def _formats() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,15 +97,30 @@ def _compare(made: torch.Tensor, expected: torch.Tensor, what: str) -> list[str]
 
 
 def check_weights(name: str) -> list[str]:
-    """All weights are flat, made of tensors alone, load on a CPU, and ``model.pt`` fits the network of inference."""
-    wrong = []
+    """All weights are flat, made of tensors alone, load on a CPU, and fit their network; what inference names is there.
+
+    A file that inference names by a key such as ``detector_weights`` belongs to ``detector_network``, all others to
+    ``network_def``.
+    """
+    parser, known = _parser(), importlib.import_module("common.inputs").InputError
+    keys = [key for key, value in parser.get().items() if isinstance(value, str) and value.startswith("$@ckpt_dir +")]
+    named = {Path(parser.get_parsed_content(key)): key for key in keys}
+    wrong = [f"{path} is missing" for path in {Path("models/model.pt"): "", **named} if not path.is_file()]
     for path in sorted(Path("models").rglob("*.pt")):
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             wrong.append(f"{path} is not flat")
-        elif not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            continue
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             wrong.append(f"{path} holds values that are not finite")
-    _network()
+        key = named.get(path, "weights")
+        try:
+            _load(
+                parser.get_parsed_content("network_def" if key == "weights" else key[: -len("weights")] + "network"),
+                path,
+            )
+        except known as error:
+            wrong.append(str(error))
     return wrong
 
 

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from common.console import say
-from common.datasets import patient_of, split_entries
+from common.datasets import held_out_brain, patient_of, split_entries
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -154,7 +154,7 @@ def evaluation_cases(dataset_dir: Any, pattern: str, val_fraction: Any, seed: An
 def sample_case() -> str:
     """Folder of a sample brain without its t1c, from the subject that training holds out; made on first use."""
     brains = sample_brains()
-    source = sorted(p for p in brains.iterdir() if p.is_dir())[-1]
+    source = held_out_brain(brains)
     folder = brains.with_name(brains.name + "-without-t1c") / source.name
     folder.mkdir(parents=True, exist_ok=True)
     for name in inputs_of(DEFAULT_TARGET):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.datasets import LABELS, guide_paths
+from common.datasets import LABELS, guide_paths, held_out_brain
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -107,11 +107,12 @@ def sample_case() -> str:
     A slab of axial slices through the lesion, the plane down-sampled by 4; made on first use.
     """
     brains = sample_brains()
-    target = brains.with_name(brains.name + "-lesion") / "sample-t1c.nii.gz"
+    case = held_out_brain(brains)
+    target = brains.with_name(f"{brains.name}-{case.name}-lesion") / "sample-t1c.nii.gz"
     mask_path = target.with_name("sample-seg.nii.gz")
     if target.is_file() and mask_path.is_file():
         return str(target)
-    scan, seg = (nib.load(sorted(brains.glob(f"*/*-{name}.nii.gz"))[-1]) for name in ("t1c", "seg"))
+    scan, seg = (nib.load(case / f"{case.name}-{name}.nii.gz") for name in ("t1c", "seg"))
     mask = np.asarray(seg.dataobj) > 0
     middle = int(np.flatnonzero(mask.any(axis=(0, 1))).mean())
     slab = slice(max(0, middle - SLAB), middle + SLAB)

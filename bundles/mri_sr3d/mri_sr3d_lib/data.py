@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.data import CacheDataset
 
+from common.datasets import held_out_brain
 from common.inputs import InputError
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -44,9 +45,10 @@ def parse_scales(scales: Any) -> list[tuple[float, float, float]]:
 def sample_scan() -> str:
     """Path of a made scan with 4 mm slices, from the sample brain that training holds out; made on first use."""
     brains = sample_brains()
-    target = brains.with_name(brains.name + "-thick-slices") / "sample-t1n-4mm.nii.gz"
+    case = held_out_brain(brains)
+    target = brains.with_name(f"{brains.name}-{case.name}-thick-slices") / "sample-t1n-4mm.nii.gz"
     if not target.is_file():
-        truth = nib.load(sorted(brains.glob("*/*-t1n.nii.gz"))[-1])
+        truth = nib.load(case / f"{case.name}-t1n.nii.gz")
         low, _ = degrade(torch.as_tensor(truth.get_fdata(dtype=np.float32)), (1, 1, 4))
         target.parent.mkdir(parents=True, exist_ok=True)
         scan = nib.Nifti1Image(low.numpy(), grid_affine(truth.affine, (1, 1, 4)))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.data import CacheDataset
 
+from common.datasets import held_out_brain
 from common.sample_data import sample_brains
 from common.savers import stem_of
 from common.settings import triple
@@ -33,9 +34,10 @@ def sample_scan() -> str:
     A block of 96 x 96 x 48 voxels, so that two cores need seconds, with 5 % Rician noise, background included.
     """
     brains = sample_brains()
-    target = brains.with_name(brains.name + "-5-percent-noise") / "sample-t1c-noisy.nii.gz"
+    case = held_out_brain(brains)
+    target = brains.with_name(f"{brains.name}-{case.name}-5-percent-noise") / "sample-t1c-noisy.nii.gz"
     if not target.is_file():
-        truth = nib.load(sorted(brains.glob("*/*-t1c.nii.gz"))[-1])
+        truth = nib.load(case / f"{case.name}-t1c.nii.gz")
         image = torch.as_tensor(truth.get_fdata(dtype=np.float32))
         window = middle_window(image > robust_range(image)[0], SAMPLE_SHAPE)
         block = image[tuple(window)]

@@ -74,7 +74,8 @@ def test_a_reader_gets_a_page_of_the_evaluation(evaluate, tmp_path):
         assert 480 <= max(Image.open(io.BytesIO(base64.b64decode(picture["png"]))).size) <= 512
     known = json.loads((tmp_path / "scores.key.json").read_text(encoding="utf-8"))
     answers = {number: {"score": 4 if p["method"] == "truth" else 1} for number, p in known["pictures"].items()}
-    (tmp_path / "answers.json").write_text(json.dumps({"answers": answers}), encoding="utf-8")
+    given = {"page": known["page"], "answers": answers}
+    (tmp_path / "answers.json").write_text(json.dumps(given), encoding="utf-8")
     opinion_score.table(str(tmp_path / "answers.json"), str(tmp_path / "scores.key.json"), str(tmp_path / "table.md"))
     lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
     rows = {

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of a folder become cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.inputs import InputError
+from lesion_msgan_lib.cases import inference_cases
+
+
+def picture(path):
+    Image.fromarray(np.arange(240, dtype=np.uint8).reshape(12, 20)).save(path)
+
+
+def scan(path):
+    nib.save(nib.Nifti1Image(np.arange(240, dtype=np.float32).reshape(6, 8, 5), np.eye(4)), path)
+
+
+@pytest.mark.parametrize("name", ["A.PNG", "a.png", "B.JPEG", "B.JPG", "c.BMP"])
+def test_a_folder_of_one_picture_in_any_spelling(tmp_path, name):
+    picture(tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        cases = inference_cases(source, None, None, None)
+        assert cases == {"entries": [{"image": str(tmp_path / name), "guide": []}], "failures": []}
+
+
+def test_pictures_and_scans_with_their_masks_in_capitals(tmp_path):
+    picture(tmp_path / "b.png")
+    for name in ("A-T1C.NII.GZ", "A-seg.NII.GZ"):
+        scan(tmp_path / name)
+    cases = inference_cases(tmp_path, None, "t1c", "seg")
+    assert [Path(entry["image"]).name for entry in cases["entries"]] == ["A-T1C.NII.GZ"]
+    assert [Path(path).name for entry in cases["entries"] for path in entry["guide"]] == ["A-seg.NII.GZ"]
+    assert [Path(entry["image"]).name for entry in inference_cases(tmp_path, "*.PNG", None, None)["entries"]] == [
+        "b.png"
+    ]
+
+
+def test_a_folder_without_images_is_told(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"no file matches .* under .*PNG or JPEG"):
+        inference_cases(tmp_path, None, None, None)
