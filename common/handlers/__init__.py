@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ignite handlers for what MONAI's own do not cover: epochs of samples, checkpoints, score tables, panels."""
 
-from .checkpoints import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, shared
+from .checkpoints import BestWeights, RunCheckpoint, StartingWeights, shared
 from .panels import Panels, tensorboard_folder
 from .progress import ClipGradients, ClipWeights, EpochBar, EpochLoss, EpochSamples
+from .promotion import PromoteWeights
 from .scores import ScoreTable
 from .terms import KeepInOutput, TermsTable
 
