@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import CacheDataset, PersistentDataset
-from monai.data import Dataset as TransformedDataset
+from monai.data import Dataset as UncachedDataset
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
@@ -154,7 +154,7 @@ class HeldOutCases(Dataset):
         own = self.landmarks, self.volumes, self._best
         steps = self.volumes.transform.transforms
         steps = [PackCased(landmarks.target, landmarks) if isinstance(step, PackCased) else step for step in steps]
-        self.landmarks, self.volumes, self._best = landmarks, TransformedDataset(self.data, Compose(steps)), {}
+        self.landmarks, self.volumes, self._best = landmarks, UncachedDataset(self.data, Compose(steps)), {}
         try:
             yield
         finally:
