@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.fingerprint import file_hash
 from common.inputs import InputError
 
-__all__ = ["bare", "file_hash", "fits", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
+__all__ = ["bare", "fits", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
 
 
 def bare(network: nn.Module) -> nn.Module:

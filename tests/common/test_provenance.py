@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from common.fingerprint import INPUT, fingerprint
+from common.fingerprint import INPUT, file_hash, fingerprint
 from common.provenance import SUFFIX, command_line_overrides, describe, is_finished, write
-from common.weights import file_hash
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 import lesion_msgan_lib
+from common.fingerprint import file_hash
 from common.inferers import region
-from common.weights import file_hash, load_flat
+from common.weights import load_flat
 from lesion_msgan_lib.networks import MultiScaleGenerator
 
 BUNDLE = Path(lesion_msgan_lib.__file__).parents[1]
