@@ -2,7 +2,7 @@
 """Ignite handlers for what MONAI's own do not cover: epochs of samples, checkpoints, score tables, panels."""
 
 from .checkpoints import BestWeights, RunCheckpoint, StartingWeights, shared
-from .panels import Panels, tensorboard_folder
+from .panels import Panels, draw_slice, tensorboard_folder
 from .progress import ClipGradients, ClipWeights, EpochBar, EpochLoss, EpochSamples
 from .promotion import PromoteWeights
 from .scores import ScoreTable
@@ -22,6 +22,7 @@ __all__ = [
     "ScoreTable",
     "StartingWeights",
     "TermsTable",
+    "draw_slice",
     "shared",
     "tensorboard_folder",
 ]

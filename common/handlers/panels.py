@@ -16,7 +16,7 @@ from common.console import say
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
 
-__all__ = ["Panels", "draw_panel", "tensorboard_folder"]
+__all__ = ["Panels", "draw_panel", "draw_slice", "tensorboard_folder"]
 
 
 def tensorboard_folder(folder: str | Path) -> str | None:
@@ -116,22 +116,27 @@ def draw_panel(
     columns = [*images, ("error x5", error)]
     tiles = []
     for title, image in columns:
-        scaled = ((image.detach().float().cpu() - low) / (high - low)).clamp(0, 1).numpy()
-        axes = range(3) if scaled.ndim == 3 else [0]
-        tiles.append(_column(title, [_plane(scaled, axis) for axis in axes], width))
+        planes = [image.select(axis, n // 2) for axis, n in enumerate(image.shape)] if image.ndim == 3 else [image]
+        tiles.append(_column(title, [draw_slice(plane, (low, high)) for plane in planes], width))
     return np.concatenate(tiles, axis=1)
 
 
-def _plane(image: np.ndarray, axis: int) -> np.ndarray:
-    """The middle plane across an axis of a volume, or the image itself; the last axis points up."""
-    plane = np.take(image, image.shape[axis] // 2, axis=axis) if image.ndim == 3 else image
-    return plane.T[::-1]
+def draw_slice(image: torch.Tensor, window: tuple[float, float]) -> np.ndarray:
+    """Grey levels ``(W, H)`` uint8 of a slice ``(H, W)``, its second axis pointing up.
+
+    Args:
+        image: the slice.
+        window: values that become black and white; those beyond are clipped.
+    """
+    low, high = window
+    levels = ((image.detach().float().cpu() - low) / (high - low)).clamp(0, 1) * 255
+    return np.ascontiguousarray(levels.round().numpy().astype(np.uint8).T[::-1])
 
 
 def _column(title: str, planes: Sequence[np.ndarray], width: int) -> np.ndarray:
     parts = [np.zeros((16, width, 3), np.uint8)]
     for plane in planes:
-        grey = Image.fromarray((plane * 255).round().astype(np.uint8))
+        grey = Image.fromarray(plane)
         height = max(1, round(width * plane.shape[0] / plane.shape[1]))
         # whole pixels stay visible: no smoothing that would flatter or blur a method
         parts.append(np.stack([np.asarray(grey.resize((width, height), Image.Resampling.NEAREST))] * 3, axis=-1))

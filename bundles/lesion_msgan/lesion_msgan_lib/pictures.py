@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
+from common.handlers import draw_slice
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
 
@@ -53,11 +53,4 @@ class MethodPictures:
             for name, key in self.methods:
                 path = self.folder / name / f"{item['case']}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _upright(item[key][0], window).save(path)
-
-
-def _upright(image: torch.Tensor, window: tuple[float, float]) -> Image.Image:
-    """A slice ``(H, W)`` in 8 bits, its second axis pointing up as in the panels."""
-    low, high = window
-    scaled = ((torch.as_tensor(image).detach().float().cpu() - low) / (high - low)).clamp(0, 1) * 255
-    return Image.fromarray(np.ascontiguousarray(scaled.round().numpy().astype(np.uint8).T[::-1]))
+                Image.fromarray(draw_slice(torch.as_tensor(item[key][0]), window)).save(path)
