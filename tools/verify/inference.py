@@ -14,15 +14,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigWorkflow
-from PIL import Image
 
 from .network import quiet
 
 __all__ = ["check_inference", "config", "made_data", "run_inference"]
 
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
-SHAPE, HALF = (100, 100, 20), (12, 12, 6)  # voxels of a scan, and of half of the brain in it
-FRAME = (64, 64)
+SHAPE = (96, 96, 16)  # voxels of a scan, a slice as large as the crops that lesion_msgan trains on
+FRAME = 96  # pixels of a frame's edge
 
 
 def config() -> dict[str, Any]:
@@ -32,30 +31,18 @@ def config() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def made_data() -> Iterator[Path]:
-    """A folder of small data in the layout that the bundle trains on, for as long as the context lasts.
+    """A folder of small sample data in the layout that the bundle trains on, for as long as the context lasts.
 
     Frames of two probes in ``low/`` and ``high/`` for a bundle that gives pictures, else two subjects of four sequences
     and a segmentation. Its parent holds nothing else and takes results.
     """
-    draw = np.random.default_rng(0)
+    sample_data = importlib.import_module("common.sample_data")  # only now: a zip brings its own
     with tempfile.TemporaryDirectory() as outside:
         folder = Path(outside, "data")
-        for number in range(2):
-            if config().get("displayable_configs", {}).get("result_extension") == ".png":
-                for probe in ("low", "high"):
-                    (folder / probe).mkdir(parents=True, exist_ok=True)
-                    frame = draw.integers(1, 255, FRAME).astype(np.uint8)
-                    Image.fromarray(frame).save(folder / probe / f"frame-{number}.png")
-                continue
-            case = folder / f"case-{number}"
-            case.mkdir(parents=True)
-            place = np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2 + 0.5
-            brain = ((place / np.reshape(HALF, (3, 1, 1, 1))) ** 2).sum(axis=0) < 1
-            lesion = (np.abs(place) < 4).all(axis=0)
-            for name in SEQUENCES:
-                voxels = (draw.uniform(200, 800, SHAPE) + 500 * lesion) * brain
-                nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), case / f"{case.name}-{name}.nii.gz")
-            nib.save(nib.Nifti1Image(lesion.astype(np.uint8), np.eye(4)), case / f"{case.name}-seg.nii.gz")
+        if config().get("displayable_configs", {}).get("result_extension") == ".png":
+            sample_data.write_probe_frames(folder, 2, FRAME, progress=False)
+        else:
+            sample_data.write_brain_cases(folder, 2, SHAPE, progress=False)
         yield folder
 
 
@@ -100,8 +87,8 @@ def check_inference(name: str) -> list[str]:
 def _requests(folder: Path) -> list[tuple[dict[str, Any], Path]]:
     """What is asked for, so that all of a bundle's weights are used, and the case to do it with."""
     if (folder / "low").is_dir():
-        return [({}, folder / "low" / "frame-0.png")]
-    case = folder / "case-0"
+        return [({}, folder / "low" / "frame-000.png")]
+    case = folder / "sample-000"
     if "target" in config():
         return [({"target": target, "views": 1}, case) for target in SEQUENCES]
     asked = {"detector": "network"} if "detector_weights" in config() else {}

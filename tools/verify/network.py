@@ -115,10 +115,8 @@ def check_weights(name: str) -> list[str]:
             wrong.append(f"{path} holds values that are not finite")
         key = named.get(path, "weights")
         try:
-            _load(
-                parser.get_parsed_content("network_def" if key == "weights" else key[: -len("weights")] + "network"),
-                path,
-            )
+            network = "network_def" if key == "weights" else key.removesuffix("weights") + "network"
+            _load(parser.get_parsed_content(network), path)
         except known as error:
             wrong.append(str(error))
     return wrong
