@@ -165,6 +165,20 @@ def run(request):
 
 
 @pytest.fixture(scope="session")
+def run_files():
+    """Runs configuration files as they are to their end, as the command line would; gives the workflow."""
+
+    def start(files, kind="train", tracking=None, **keys):
+        workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, tracking=tracking, **keys)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def line_of():
     """What the user is told of an error that ``pytest.raises`` caught."""
     return lambda error: str(root_cause(error.value))

@@ -18,7 +18,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.transforms import LoadImage
 
 from common.provenance import SUFFIX
@@ -78,14 +77,6 @@ def two(tiny, tmp_path_factory):
     return folder, printed
 
 
-def run(files, kind, keys):
-    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **keys)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return workflow
-
-
 @pytest.fixture
 def alone(monkeypatch):
     """What torchrun tells an only process; and a command line without keys."""
@@ -120,9 +111,9 @@ def test_two_processes_train(two, tiny, name):
 
 
 @pytest.mark.parametrize("name", bundle_names())
-def test_two_processes_evaluate_as_one_does(two, tiny, tmp_path, name):
+def test_two_processes_evaluate_as_one_does(two, tiny, tmp_path, name, run_files):
     bundle = tiny(name)
-    run(bundle.files("train", "evaluate"), "train", bundle.keys("evaluate", tmp_path, run_name="one", device="cpu"))
+    run_files(bundle.files("train", "evaluate"), **bundle.keys("evaluate", tmp_path, run_name="one", device="cpu"))
     one, both = rows(tmp_path / "one" / "scores.csv"), rows(two[0] / name / "evaluation" / "scores.csv")
     assert [row["case"] for row in one] == [row["case"] for row in both] and len(one) >= 2
     for first, second in zip(one, both, strict=True):
@@ -135,9 +126,9 @@ def test_two_processes_evaluate_as_one_does(two, tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", bundle_names())
-def test_two_processes_infer_as_one_does_and_leave_what_is_finished(two, tiny, tmp_path, name, alone):
+def test_two_processes_infer_as_one_does_and_leave_what_is_finished(two, tiny, tmp_path, name, alone, run_files):
     bundle, folder = tiny(name), two[0] / name / "results"
-    run(bundle.files("inference"), "infer", inference_keys(bundle, tmp_path))
+    run_files(bundle.files("inference"), "infer", **inference_keys(bundle, tmp_path))
     one, both = (files_below(f) for f in (tmp_path, folder))
     assert one == both
     results = [path for path in both if not path.name.endswith(SUFFIX)]
@@ -148,7 +139,7 @@ def test_two_processes_infer_as_one_does_and_leave_what_is_finished(two, tiny, t
             torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-3)
             assert two[1].count(f"saved {folder / path}") == 1
     before = {path: (folder / path).stat().st_mtime_ns for path in both}
-    workflow = run(bundle.files("inference", "multi_gpu_inference"), "infer", inference_keys(bundle, folder))
+    workflow = run_files(bundle.files("inference", "multi_gpu_inference"), "infer", **inference_keys(bundle, folder))
     dataset = workflow.parser.get_parsed_content("dataset")
     assert (dataset.done, dataset.data) == (4, [])
     assert before == {path: (folder / path).stat().st_mtime_ns for path in both}

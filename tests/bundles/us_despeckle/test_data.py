@@ -24,31 +24,24 @@ from us_despeckle_lib.pictures import draw_frames, draw_histograms, load_referen
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("probes")
-    write_probe_frames(path, 4, 96, progress=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def frames(folder):
-    entries = probe_entries(folder, 0.3, 0)
+def frames(probes):
+    entries = probe_entries(probes, 0.3, 0)
     load = LoadFramesd("image")
     return {name: ProbeFrames(part, load) for name, part in entries.items()}
 
 
-def test_files_are_split_and_the_split_repeats(folder):
-    entries = probe_entries(folder, 0.3, 5)
+def test_files_are_split_and_the_split_repeats(probes):
+    entries = probe_entries(probes, 0.3, 5)
     assert [len(entries[name]) for name in ("train", "validate", "reference")] == [3, 1, 4]
-    assert entries == probe_entries(folder, 0.3, 5)
+    assert entries == probe_entries(probes, 0.3, 5)
     assert entries["validate"][0] not in entries["train"]
-    assert len(probe_entries(folder, 0.3, 5, held_out=False)["validate"]) == 4
+    assert len(probe_entries(probes, 0.3, 5, held_out=False)["validate"]) == 4
 
 
-def test_one_file_trains_and_validates(folder, tmp_path, capsys):
+def test_one_file_trains_and_validates(probes, tmp_path, capsys):
     for side in ("low", "high"):
         (tmp_path / side).mkdir()
-        picture = folder / side / "frame-000.png"
+        picture = probes / side / "frame-000.png"
         (tmp_path / side / "a.png").write_bytes(picture.read_bytes())
     entries = probe_entries(tmp_path, 0.3, 0)
     assert entries["train"] == entries["validate"]
@@ -128,7 +121,7 @@ def test_batches_of_a_step():
     assert [i for batch in batches for i in batch] == list(range(24))
 
 
-def test_held_out_frames_have_rois_and_the_clean_picture(frames, folder):
+def test_held_out_frames_have_rois_and_the_clean_picture(frames, probes):
     held_out = HeldOutFrames(frames["validate"].data, LoadFramesd("image"), crop=64)
     item = held_out[0]
     assert item["image"].shape == (1, 64, 64)
@@ -137,18 +130,18 @@ def test_held_out_frames_have_rois_and_the_clean_picture(frames, folder):
     assert item["label"][1].all()
     assert (item["label"][2] > 0).any()
     assert held_out.has_clean
-    clean = np.asarray(Image.open(folder / "truth" / f"{item['case']}.png"))[16:80, 16:80] / 255
+    clean = np.asarray(Image.open(probes / "truth" / f"{item['case']}.png"))[16:80, 16:80] / 255
     np.testing.assert_allclose(item["label"][3], clean, atol=1e-6)
     assert held_out.pixels() == 64 * 64
     named = HeldOutFrames(frames["validate"].data, LoadFramesd("image"), roi="[20,20,40,40]")
     assert (named[0]["label"][2] == 1).sum() == 400
 
 
-def test_reference_is_kept_and_found_again(frames, folder, tmp_path):
+def test_reference_is_kept_and_found_again(frames, probes, tmp_path):
     counts = pooled_histogram(frames["reference"])
     save_reference(counts, tmp_path / "reference.json")
     assert torch.equal(load_reference(tmp_path / "reference.json"), counts)
-    assert torch.equal(load_reference(folder / "high"), counts)
+    assert torch.equal(load_reference(probes / "high"), counts)
     assert load_reference("null") is None
     assert load_reference(tmp_path / "models" / "reference.json") is None
     for text in ("{", "[1, 2]"):
@@ -173,8 +166,8 @@ def test_pictures_show_what_they_are_given():
     assert (panel[30, 20] == 64).all() and (panel[30, 230] == 128).all()
 
 
-def test_own_frames_are_not_trained_towards_the_sample_probe(folder, monkeypatch, tmp_path):
-    entries = probe_entries(folder, 0.3, 0)
+def test_own_frames_are_not_trained_towards_the_sample_probe(probes, monkeypatch, tmp_path):
+    entries = probe_entries(probes, 0.3, 0)
     check_frames(*entries.values())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sample = [{"image": str(tmp_path / "restoration-bundles" / "high" / "a.png")}]
