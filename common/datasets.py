@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from common.console import say
+from common.headers import one_line
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -27,6 +29,7 @@ __all__ = [
     "held_out_brain",
     "inference_entries",
     "patient_of",
+    "read_split",
     "scan_entries",
     "split_entries",
 ]
@@ -169,7 +172,12 @@ def _subject(path: str, root: Path) -> str:
 
 
 def split_entries(
-    entries: Sequence[dict[str, Any]], val_fraction: float, seed: int, most: int | None = None, subjects: Any = None
+    entries: Sequence[dict[str, Any]],
+    val_fraction: float,
+    seed: int,
+    most: int | None = None,
+    subjects: Any = None,
+    split: Any = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Training and validation entries, split by subject; a single volume is split in two slabs.
 
@@ -179,9 +187,13 @@ def split_entries(
         seed: chooses which.
         most: validation volumes at most, None for all.
         subjects: training subjects at most (figure 8 of Pham et al. 2019), None for all.
+        split: a JSON file with lists of subjects, see ``read_split``, instead of ``val_fraction`` and ``seed``.
 
     Returns:
         ``{"train": [...], "validate": [...]}``.
+
+    Raises:
+        InputError: values that cannot be.
     """
     val_fraction, seed = quantity(val_fraction, "val_fraction"), quantity(seed, "seed", least=0, whole=True)
     if not 0 < val_fraction < 1:
@@ -190,6 +202,13 @@ def split_entries(
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"subjects must be a number of at least 1, got {subjects!r}")
     known = sorted({entry["subject"] for entry in entries})
+    if optional(split) is not None:
+        parts = read_split(optional(split), known)
+        kept = set(parts["train"][:limit])
+        return {
+            "train": [entry for entry in entries if entry["subject"] in kept],
+            "validate": [entry for entry in entries if entry["subject"] in parts["validate"]][:most],
+        }
     if len(known) == 1:
         say(f"one subject only: {HELD_OUT:.0%} of each of its volumes validate, the rest trains")
         parts = {"train": "train", "validate": "held_out"}
@@ -203,6 +222,32 @@ def split_entries(
         "train": [entry for entry in entries if entry["subject"] in kept],
         "validate": [entry for entry in entries if entry["subject"] in held_out][:most],
     }
+
+
+def read_split(path: str, known: Sequence[str]) -> dict[str, list[str]]:
+    """Lists of subjects in a JSON file, ``{"train": [...], "validate": [...], "test": [...]}``; "test" may be left out.
+
+    Args:
+        path: the file.
+        known: subjects of the data.
+
+    Raises:
+        InputError: no such lists, a subject in two of them, or one that the data do not have.
+    """
+    try:
+        parts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a split file ({one_line(error)})", path) from error
+    if not isinstance(parts, dict) or not {"train", "validate"} <= parts.keys() <= {"train", "validate", "test"}:
+        raise InputError('expected {"train": [...], "validate": [...], "test": [...]}', path)
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in parts.values()):
+        raise InputError("expected lists of subjects", path)
+    listed = [name for names in parts.values() for name in names]
+    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+        raise InputError(f"{', '.join(twice)} stands in more than one place", path)
+    if missing := sorted(set(listed) - set(known)):
+        raise InputError(f"the data have no subject {', '.join(missing)}; there are {', '.join(known)}", path)
+    return {"test": [], **parts}
 
 
 def held_out_brain(brains: Path) -> Path:

@@ -7,9 +7,8 @@ import logging
 import time
 from typing import Any
 
-from monai.engines import SupervisedEvaluator
-
 from common.console import convolution_rate, duration, multiplications, say
+from common.engines import Evaluator
 from common.headers import InputError, one_line
 from common.inputs import root_cause
 from common.weights import bare
@@ -19,11 +18,11 @@ __all__ = ["CaseEvaluator"]
 logger = logging.getLogger(__name__)
 
 
-class CaseEvaluator(SupervisedEvaluator):
-    """A ``SupervisedEvaluator`` over ``common.inputs.Cases``: says how long a case will take, and survives its failure.
+class CaseEvaluator(Evaluator):
+    """An ``Evaluator`` over ``common.inputs.Cases``: says how long a case will take, and survives its failure.
 
     Args:
-        args, kwargs: as for ``SupervisedEvaluator``; the loader's dataset is a ``Cases`` and the inferer a
+        args, kwargs: as for ``common.engines.Evaluator``; the loader's dataset is a ``Cases`` and the inferer a
             ``ForegroundInferer``, or one with ``work(image, network)``.
     """
 

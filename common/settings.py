@@ -13,6 +13,7 @@ import torch
 from common.inputs import InputError
 
 __all__ = [
+    "amp_pays",
     "boolean",
     "choice",
     "choose_budget",
@@ -148,6 +149,19 @@ def device_of(given: Any) -> torch.device:
         return torch.device(str(given))
     except RuntimeError as error:
         raise InputError(f"device {given!r} is unknown; use cpu, cuda or cuda:1") from error
+
+
+def amp_pays(device: Any) -> bool:
+    """Whether mixed precision makes a device faster: GPUs, and CPUs that compute bfloat16 natively.
+
+    A CPU without such instructions emulates them and is several times slower than in float32.
+    """
+    if device_of(device).type != "cpu":
+        return device_of(device).type == "cuda"
+    if hasattr(torch.cpu, "get_capabilities"):
+        can = torch.cpu.get_capabilities()
+        return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def choose_budget(budgets: dict[str, dict], name: Any, dataset_dir: Any, device: Any) -> dict:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from common.inputs import InputError
+from common.settings import boolean, value
 
-__all__ = ["bare", "fits", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
+__all__ = ["bare", "build", "fits", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -43,7 +44,7 @@ def load_checkpoint(path: str | os.PathLike) -> Any:
         InputError: no such file, or not a checkpoint of tensors and plain numbers.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such weights file")
+        raise InputError("no such weights file", path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -58,7 +59,41 @@ def load_flat(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no network's weights")
-    return dict(state)
+    # weights may be stored in half precision; networks compute in float32
+    return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
+
+
+def build(
+    network: type[nn.Module], weights: Any, form: Mapping[str, Any], from_scratch: Any = False, **given: Any
+) -> nn.Module:
+    """The network that a weights file holds; for random weights, the one that a budget describes.
+
+    Args:
+        network: a class with ``form_of(state)``, which reads constructor arguments off the names and shapes of a state
+            dict, and raises ``ValueError`` where the state dict is not one of this class.
+        weights: the file.
+        form: constructor arguments for random weights.
+        from_scratch: start from random weights, whatever the file holds.
+        given: constructor arguments that the user gave; None for those that are left to the file or the budget.
+
+    Raises:
+        InputError: no such file, or it holds another kind of network, or one that contradicts a given argument.
+    """
+    given = {name: plain for name, text in given.items() if (plain := value(text)) is not None}
+    path = Path(str(weights))
+    if boolean(from_scratch):
+        return network(**{**form, **given})
+    try:
+        held = network.form_of(load_flat(path))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"holds no weights of a {network.__name__} ({error})", path) from error
+    for name, wanted in given.items():
+        if name in held and held[name] != wanted:
+            reason = f"holds a network with {name} {held[name]}, not {wanted}; add --from_scratch true to start anew"
+            raise InputError(reason, path)
+    return network(**{**held, **{name: wanted for name, wanted in given.items() if name not in held}})
 
 
 def fits(state: Mapping[str, torch.Tensor], network: nn.Module) -> bool:

@@ -59,24 +59,15 @@ class StartingWeights:
         return self.source
 
     def _load(self, network: nn.Module) -> str:
-        folder = self.path.parent
-        shipped = folder.name == "models" and self.path.name == "model.pt"
-        shipped |= folder.name == "targets" and folder.parent.name == "models"  # one file per target
         if boolean(self.from_scratch):
             return "random initialisation"
-        if shipped and not self.path.is_file():
-            return "random initialisation (the bundle has no weights yet)"
         state = load_flat(self.path)
-        if fits(state, network):
-            network.load_state_dict(state)
-            return str(self.path)
-        grown = self.grow(state, network) if self.grow else None
-        if grown is not None and fits(grown, network):
-            network.load_state_dict(grown)
-            return f"{self.path}, grown to this network's depth"
-        if shipped:
-            return f"random initialisation ({self.path} belongs to another network shape)"
-        raise InputError(f"{self.path}: these weights belong to another network shape")
+        if not fits(state, network) and self.grow:
+            state = self.grow(state, network) or state
+        if not fits(state, network):
+            raise InputError("these weights belong to another network shape", self.path)
+        network.load_state_dict(state)
+        return str(self.path)
 
 
 class RunCheckpoint:

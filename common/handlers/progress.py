@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Average
 from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
+from torch import nn
 
 from common.runs import is_main_process
 
@@ -16,7 +17,7 @@ try:
 except ImportError:  # the bar is a comfort
     tqdm = None
 
-__all__ = ["ClipGradients", "ClipWeights", "EpochBar", "EpochLoss", "EpochSamples"]
+__all__ = ["ClipGradientNorm", "ClipGradients", "ClipWeights", "EpochBar", "EpochLoss", "EpochSamples"]
 
 
 class EpochSamples:
@@ -110,6 +111,29 @@ class ClipGradients:
         for group in self.optimizer.param_groups:
             if group["lr"] > 0:  # else nothing moves
                 torch.nn.utils.clip_grad_value_(group["params"], scale * self.bound / group["lr"])
+
+
+class ClipGradientNorm:
+    """Scales a network's gradients down so that their Euclidean norm is at most ``max_norm``.
+
+    Args:
+        network: the network that is trained.
+        max_norm: largest norm; None switches it off.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float | None) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Clips after each backward pass of a trainer."""
+        if self.max_norm is not None:
+            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        scaler = getattr(engine, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()  # of the gradients in mixed precision
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), scale * self.max_norm)
 
 
 class ClipWeights:

@@ -5,6 +5,7 @@ from .adversarial import CriterionGAN, WassersteinGAN, gradient_penalty, last_lo
 from .frequency import FrequencyLoss
 from .masked import MaskedL1Loss
 from .perceptual import PerceptualLoss
+from .relative import RelativeError
 from .structural import MultiScaleSSIMLoss, ScaleSpaceSSIMLoss
 from .weighted import WeightedLoss
 
@@ -14,6 +15,7 @@ __all__ = [
     "MaskedL1Loss",
     "MultiScaleSSIMLoss",
     "PerceptualLoss",
+    "RelativeError",
     "ScaleSpaceSSIMLoss",
     "WassersteinGAN",
     "WeightedLoss",

@@ -39,6 +39,10 @@ class SliceProfile:
         sigma, thickness: the profile, see ``common.transforms.degradation.profile_sigma``.
         guide_dropout: probability that a guide channel of a patch is zeroed, each by itself, so that the network
             also learns to work without it (an addition to the paper).
+        smoothing: factors per axis, of which one entry (its axes in random order) is drawn for a patch: the truth
+            itself is first acquired at that scale and interpolated back, as scans are that were resampled before they
+            were shared. Empty for none (an addition to the paper).
+        smoothing_probability: share of the patches that are smoothed.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class SliceProfile:
         sigma: float | None = None,
         thickness: float = 1.0,
         guide_dropout: float = 0.0,
+        smoothing: Sequence[Sequence[float]] = (),
+        smoothing_probability: float = 0.5,
     ) -> None:
         if not scales:
             raise ValueError("scales needs at least one entry, such as [2, 2, 2]")
@@ -54,40 +60,60 @@ class SliceProfile:
         self.sigma = sigma
         self.thickness = thickness
         self.guide_dropout = guide_dropout
+        self.smoothing = [tuple(float(f) for f in scale) for scale in smoothing]
+        self.smoothing_probability = smoothing_probability
 
     def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
         """Interpolated image and guides ``(B, 1 + G, *size)`` as "image", truth ``(B, 1, *size)`` as "label"."""
-        bands = []
+        truths, inputs = [], []
         for patch in patches:
             scale = self.scales[patch.random.integers(len(self.scales))]
-            shape = patch.volume.shape[-3:]
-            bands.append([self._band(*axis) for axis in zip(shape, scale, patch.corner, size, strict=True)])
-        widths = [max(band[axis][0].shape[1] for band in bands) for axis in range(3)]
-        first = patches[0].volume
-        degraded = first.new_zeros(len(patches), *widths)
-        weights = [first.new_zeros(len(patches), n, width) for n, width in zip(size, widths, strict=True)]
-        for i, (patch, band) in enumerate(zip(patches, bands, strict=True)):
-            inside = [slice(start, start + rows.shape[1]) for rows, start in band]
-            part = patch.volume[(0, *inside)]
-            degraded[(i, *[slice(n) for n in part.shape])] = part
-            for axis, (rows, _) in enumerate(band):
-                weights[axis][i, :, : rows.shape[1]] = torch.as_tensor(rows).to(first)
-        count = len(patches)
-        degraded = (weights[0] @ degraded.flatten(2)).reshape(count, size[0], widths[1], widths[2])
-        degraded = weights[1][:, None] @ degraded
-        degraded = degraded @ weights[2][:, None].transpose(-1, -2)
-        truth = torch.stack([p.volume[(slice(None), *_window(p.corner, size))] for p in patches])
-        guides = truth[:, 1:]
+            smooth = self._smooth(patch.random)
+            axes = list(zip(patch.volume.shape[-3:], scale, smooth, patch.corner, size, strict=True))
+            inputs.append([self._band(length, (s, f), corner, n) for length, f, s, corner, n in axes])
+            truths.append([self._band(length, (s,), corner, n) for length, _, s, corner, n in axes])
+        degraded = _apply(patches, inputs, size)
+        windows = torch.stack([p.volume[(slice(None), *_window(p.corner, size))] for p in patches])
+        truth = _apply(patches, truths, size) if self.smoothing else windows[:, :1]
+        guides = windows[:, 1:]
         keep = np.stack([patch.random.random(guides.shape[1]) >= self.guide_dropout for patch in patches])
         guides = guides * torch.as_tensor(keep, device=guides.device)[..., None, None, None]
-        return {"image": torch.cat([degraded[:, None], guides], dim=1), "label": truth[:, :1]}
+        return {"image": torch.cat([degraded, guides], dim=1), "label": truth}
 
-    def _band(self, length: int, factor: float, corner: int, size: int) -> tuple[np.ndarray, int]:
-        """Rows of one axis for a patch, and the first of the columns that they have."""
-        sigma = profile_sigma(factor, self.sigma, self.thickness)
-        rows = round_trip_matrix(length, factor, sigma)[corner : corner + size]
+    def _smooth(self, random: np.random.Generator) -> tuple[float, float, float]:
+        if not self.smoothing or random.random() >= self.smoothing_probability:
+            return (1.0, 1.0, 1.0)
+        return tuple(random.permutation(self.smoothing[random.integers(len(self.smoothing))]))
+
+    def _band(self, length: int, factors: tuple[float, ...], corner: int, size: int) -> tuple[np.ndarray, int]:
+        """Rows of one axis for a patch, degraded by each factor in turn, and the first of the columns used."""
+        rows = np.eye(length)[corner : corner + size] if factors[-1] == 1 else None
+        for factor in reversed(factors):
+            if factor == 1:
+                continue
+            matrix = round_trip_matrix(length, factor, profile_sigma(factor, self.sigma, self.thickness))
+            rows = matrix[corner : corner + size] if rows is None else rows @ matrix
         used = np.flatnonzero((np.abs(rows) > 1e-6).any(axis=0))
         return rows[:, used[0] : used[-1] + 1], int(used[0])
+
+
+def _apply(
+    patches: Sequence[Patch], bands: Sequence[list[tuple[np.ndarray, int]]], size: Sequence[int]
+) -> torch.Tensor:
+    """First channels of the patches, degraded by their bands of each axis, ``(B, 1, *size)``."""
+    widths = [max(band[axis][0].shape[1] for band in bands) for axis in range(3)]
+    first, count = patches[0].volume, len(patches)
+    image = first.new_zeros(count, *widths)
+    weights = [first.new_zeros(count, n, width) for n, width in zip(size, widths, strict=True)]
+    for i, (patch, band) in enumerate(zip(patches, bands, strict=True)):
+        inside = [slice(start, start + rows.shape[1]) for rows, start in band]
+        part = patch.volume[(0, *inside)]
+        image[(i, *[slice(n) for n in part.shape])] = part
+        for axis, (rows, _) in enumerate(band):
+            weights[axis][i, :, : rows.shape[1]] = torch.as_tensor(rows).to(first)
+    image = (weights[0] @ image.flatten(2)).reshape(count, size[0], widths[1], widths[2])
+    image = weights[1][:, None] @ image
+    return (image @ weights[2][:, None].transpose(-1, -2))[:, None]
 
 
 def _window(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
@@ -110,6 +136,9 @@ class RandomPatches(Dataset):
         seed: start of all randomness.
         orient: also flip and, for cubic patches, permute the axes of each patch at random, so that the network does
             not depend on how a scan lies in its array (an addition to the papers).
+        jitter: largest change of a patch's gain and offset, input and truth alike, as a share of the intensity range
+            (an addition to the papers).
+        keep_input: append the degraded image to "label", for ``common.losses.RelativeError``.
 
     Raises:
         InputError: a patch larger than a volume.
@@ -123,6 +152,8 @@ class RandomPatches(Dataset):
         patches: int,
         seed: int = 0,
         orient: bool = False,
+        jitter: float = 0.0,
+        keep_input: bool = False,
     ) -> None:
         self.volumes = volumes
         self.degradation = degradation
@@ -130,6 +161,8 @@ class RandomPatches(Dataset):
         self.patches = int(patches)
         self.seed = seed
         self.orient = orient
+        self.jitter = jitter
+        self.keep_input = keep_input
         self.epoch = 0
         self._centres: dict[int, np.ndarray] = {}
         self._order: tuple[int, np.ndarray] | None = None
@@ -157,6 +190,12 @@ class RandomPatches(Dataset):
         if self.orient:
             turns = [_draw_turn(patch.random, len(set(self.patch_size)) == 1) for patch in patches]
             batch = {key: torch.stack([_turn(v, t) for v, t in zip(x, turns, strict=True)]) for key, x in batch.items()}
+        if self.jitter:
+            changes = np.stack([patch.random.uniform(-self.jitter, self.jitter, 2) for patch in patches])
+            gain, offset = torch.as_tensor(changes).to(batch["image"]).T[..., None, None, None, None]
+            batch = {key: x * (1 + gain) + offset for key, x in batch.items()}
+        if self.keep_input:
+            batch["label"] = torch.cat([batch["label"], batch["image"][:, : batch["label"].shape[1]]], dim=1)
         return batch
 
     def _draw(self, index: int) -> Patch:

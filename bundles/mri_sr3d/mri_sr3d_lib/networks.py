@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The residual convolutional network of Pham et al. and its depth growth.
+"""The residual convolutional network of Pham et al.
 
 Pham et al., "Multiscale brain MRI super-resolution using deep 3D convolutional networks",
 Computerized Medical Imaging and Graphics 77:101647, 2019.
@@ -8,13 +8,14 @@ Computerized Medical Imaging and Graphics 77:101647, 2019.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from common.settings import boolean
 
-__all__ = ["ReCNN", "deepen"]
+__all__ = ["ReCNN", "form"]
 
 INITS = ("he", "xavier", "normal_0.001", "normal_0.01")
 
@@ -75,6 +76,25 @@ class ReCNN(nn.Module):
         self.layers = nn.Sequential(*layers)
         self._initialise(init)
 
+    @classmethod
+    def form_of(cls, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Constructor arguments of the network that a state dict belongs to, read off its names and shapes.
+
+        Raises:
+            ValueError: not the state dict of a ``ReCNN``.
+        """
+        shapes = [state[f"layers.{2 * i}.weight"].shape for i in range(len(state)) if f"layers.{2 * i}.weight" in state]
+        names = {f"layers.{2 * i}.{name}" for i in range(len(shapes)) for name in ("weight", "bias")}
+        if not shapes or state.keys() != names or any(len(shape) != 5 for shape in shapes):
+            raise ValueError("its tensors are not those of a chain of 3D convolutions")
+        widths, sizes = [shape[0] for shape in shapes[:-1]], [shape[2] for shape in shapes]
+        return {
+            "num_layers": len(shapes),
+            "filters": widths[0] if len(set(widths)) == 1 else widths,
+            "filter_sizes": sizes[0] if len(set(sizes)) == 1 else sizes,
+            "guides": shapes[0][1] - 1,
+        }
+
     def _initialise(self, init: str) -> None:
         for module in self.layers:
             if not isinstance(module, nn.Conv3d):
@@ -105,37 +125,6 @@ class ReCNN(nn.Module):
         return self.combine(self.layers(image), image)
 
 
-def deepen(state: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, torch.Tensor]:
-    """Weights of a deeper network that computes the same function, to continue training from a shallower one.
-
-    Identity layers are put in before the last convolution: behind a ReLU the identity filter followed by a ReLU changes
-    nothing (Chen et al., "Net2Net", ICLR 2016). Training a shallow network first costs a fraction of a deep one's time.
-
-    Args:
-        state: state dict of a ``ReCNN`` whose last hidden layers have equal widths.
-        num_layers: number of convolutions wanted, at least that of ``state``.
-
-    Returns:
-        State dict of the deeper ``ReCNN``.
-
-    Raises:
-        ValueError: ``state`` has more layers than wanted, or is no state dict of a ``ReCNN`` with two layers or more.
-    """
-    indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("layers.")})
-    have = len(indices)
-    names = {f"layers.{2 * i}.{name}" for i in range(have) for name in ("weight", "bias")}
-    if have < 2 or have > num_layers or state.keys() != names:
-        raise ValueError(f"cannot grow weights of {have} layers to {num_layers}")
-    last, hidden = indices[-1], indices[-2]
-    weight = state[f"layers.{hidden}.weight"]
-    identity = torch.zeros(weight.shape[0], weight.shape[0], *weight.shape[2:], dtype=weight.dtype)
-    centre = [size // 2 for size in weight.shape[2:]]
-    for channel in range(weight.shape[0]):
-        identity[(channel, channel, *centre)] = 1
-    grown = {key: value for key, value in state.items() if not key.startswith(f"layers.{last}.")}
-    for i in range(have - 1, num_layers - 1):
-        grown[f"layers.{2 * i}.weight"] = identity.clone()
-        grown[f"layers.{2 * i}.bias"] = torch.zeros(weight.shape[0], dtype=weight.dtype)
-    for name in ("weight", "bias"):
-        grown[f"layers.{2 * (num_layers - 1)}.{name}"] = state[f"layers.{last}.{name}"]
-    return grown
+def form(network: Mapping[str, Any], guides: int) -> dict[str, Any]:
+    """A budget's network, with 10 layers at most where there are guides (fig. 12: deeper ones do not help there)."""
+    return {**network, "num_layers": min(network["num_layers"], 10)} if guides else dict(network)

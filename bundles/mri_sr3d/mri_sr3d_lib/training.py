@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter groups, and weights grown from a shallower network."""
+"""Parameter groups, and what a run says before it starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.weights import bare
 
 from .data import DegradedVolumes, setting_name
-from .networks import deepen
 
-__all__ = ["announce", "announce_evaluation", "expected_seconds", "grow", "parameter_groups"]
+__all__ = ["announce", "announce_evaluation", "expected_seconds", "parameter_groups"]
 
 BACKWARD = 3.0  # a training step costs about three forward passes
 
@@ -32,14 +30,6 @@ def parameter_groups(network: nn.Module, learning_rate: float, bias_factor: floa
     weights = [p for name, p in network.named_parameters() if not name.endswith("bias")]
     biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
     return [{"params": weights, "lr": learning_rate}, {"params": biases, "lr": learning_rate * bias_factor}]
-
-
-def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights of a shallower network of the same kind made as deep as ``network``, or None."""
-    try:
-        return deepen(state, sum(isinstance(layer, nn.Conv3d) for layer in network.layers))
-    except (ValueError, AttributeError):
-        return None
 
 
 def expected_seconds(
