@@ -32,6 +32,7 @@ __all__ = [
     "read_split",
     "scan_entries",
     "split_entries",
+    "training_entries",
 ]
 
 LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
@@ -72,15 +73,28 @@ def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = No
     return [{"image": p, "guide": guide_paths(p, wanted_guides, wanted), "subject": _subject(p, root)} for p in good]
 
 
+def training_entries(
+    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, **split: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Images of a folder, split by subject; arguments and errors as for ``scan_entries`` and ``split_entries``."""
+    return split_entries(scan_entries(dataset_dir, pattern, sequence, guides), **split)
+
+
 def evaluation_entries(
-    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, val_fraction: float, seed: int
+    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, val_fraction: float, seed: int, split: Any = None
 ) -> dict[str, list[dict[str, Any]]]:
     """All images of a folder as validation entries; of the sample data only those held out from training.
+
+    With a split file its "test" subjects, or "validate" where it names none for testing.
 
     Arguments and errors as for ``scan_entries`` and ``split_entries``.
     """
     entries = scan_entries(dataset_dir, pattern, sequence, guides)
-    if optional(dataset_dir) is None:
+    if optional(split) is not None:
+        parts = read_split(optional(split), sorted({entry["subject"] for entry in entries}))
+        wanted = parts["test"] or parts["validate"]
+        entries = [entry for entry in entries if entry["subject"] in wanted]
+    elif optional(dataset_dir) is None:
         entries = split_entries(entries, val_fraction, seed)["validate"]
     return {"train": [], "validate": entries}
 

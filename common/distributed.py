@@ -21,9 +21,12 @@ __all__ = [
     "from_all",
     "from_first",
     "held_out_sampler",
+    "is_main_process",
     "numbers",
     "processes",
+    "sampler",
     "start",
+    "start_if_launched",
     "stop",
 ]
 
@@ -66,6 +69,17 @@ def start(backend: str | None = None) -> None:
         # a prefix of its own: what an earlier group of this process has left in the store would mislead a new one
         store = dist.PrefixStore(f"group-{next(_groups)}", _store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
+
+
+def start_if_launched() -> None:
+    """Joins the group of the processes that ``torchrun`` started; nothing for a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ:
+        start()
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first of several."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def stop() -> None:
@@ -115,6 +129,21 @@ def numbers() -> Iterator[int]:
         return itertools.count()
     store, key = _store, f"numbers-{next(_counts)}"
     return (store.add(key, 1) - 1 for _ in itertools.count())
+
+
+def sampler(dataset: Sequence, held_out: bool = False) -> DistributedSampler | None:
+    """A process's share of a dataset; None for a process of its own, which takes all.
+
+    Args:
+        dataset: what the processes share, in the same order in all.
+        held_out: each item once; else as many items for every process.
+
+    Raises:
+        InputError: fewer held-out items than processes.
+    """
+    if processes() == 1:
+        return None
+    return held_out_sampler(dataset) if held_out else DistributedSampler(dataset, even_divisible=True, shuffle=False)
 
 
 def held_out_sampler(held_out: Sequence) -> DistributedSampler:

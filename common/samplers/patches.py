@@ -132,13 +132,15 @@ class RandomPatches(Dataset):
             when they fit (then with 0 workers).
         degradation: makes a batch ``{"image", "label"}`` of a list of ``Patch`` and the patch size.
         patch_size: edge lengths in voxels; one number for a cube.
-        patches: samples per epoch, spread evenly over the volumes.
+        patches: samples per epoch, spread evenly over the volumes; for None ``patches_per_volume`` of each.
         seed: start of all randomness.
         orient: also flip and, for cubic patches, permute the axes of each patch at random, so that the network does
             not depend on how a scan lies in its array (an addition to the papers).
         jitter: largest change of a patch's gain and offset, input and truth alike, as a share of the intensity range
             (an addition to the papers).
         keep_input: append the degraded image to "label", for ``common.losses.RelativeError``.
+        resample: draw other patches in each epoch; False keeps one set, seen in every epoch in another order, as
+            Pham et al. 2019, sec. 3.1, do.
 
     Raises:
         InputError: a patch larger than a volume.
@@ -149,23 +151,30 @@ class RandomPatches(Dataset):
         volumes: Dataset,
         degradation: Callable[[Sequence[Patch], Sequence[int]], dict[str, torch.Tensor]],
         patch_size: int | Sequence[int],
-        patches: int,
+        patches: int | None,
         seed: int = 0,
         orient: bool = False,
         jitter: float = 0.0,
         keep_input: bool = False,
+        resample: bool = True,
+        patches_per_volume: int | None = None,
     ) -> None:
         self.volumes = volumes
         self.degradation = degradation
         self.patch_size = (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
-        self.patches = int(patches)
+        self.patches = int(patches_per_volume * len(volumes) if patches_per_volume else patches)
         self.seed = seed
         self.orient = orient
         self.jitter = jitter
         self.keep_input = keep_input
+        self.resample = resample
         self.epoch = 0
         self._centres: dict[int, np.ndarray] = {}
         self._order: tuple[int, np.ndarray] | None = None
+
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self.volumes)} volumes, {self.patches} patches per epoch"
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose samples are drawn."""
@@ -201,7 +210,8 @@ class RandomPatches(Dataset):
     def _draw(self, index: int) -> Patch:
         if self._order is None or self._order[0] != self.epoch:
             self._order = (self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(len(self)))
-        number = int(self._order[1][index]) % len(self.volumes)
+        place = int(self._order[1][index])
+        number = place % len(self.volumes)
         volume = self.volumes[number]["image"]
         volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
         shape = volume.shape[-3:]
@@ -212,7 +222,7 @@ class RandomPatches(Dataset):
         if number not in self._centres:
             flat = torch.nonzero(foreground_mask(volume[0]).flatten()).flatten().cpu().numpy()
             self._centres[number] = flat[:: max(1, len(flat) // MAX_CENTRES)]
-        random = np.random.default_rng([self.seed, self.epoch, index])
+        random = np.random.default_rng([self.seed, self.epoch, index] if self.resample else [self.seed, place])
         centre = np.unravel_index(random.choice(self._centres[number]), shape)
         corner = tuple(
             int(min(max(c - p // 2, 0), n - p)) for c, p, n in zip(centre, self.patch_size, shape, strict=True)

@@ -20,7 +20,7 @@ from common.sample_data import write_brain_cases, write_probe_frames
 BUNDLES = Path(brasyn_synthesis_lib.__file__).parents[2]
 SIZES = [[3, 3, 1], 3, [3, 3, 1]]
 NETWORKS: dict[str, dict[str, Any]] = {
-    "mri_sr3d": {"network_def::num_layers": 3, "network_def::filters": 4},
+    "mri_sr3d": {},
     "rslm_denoise": {"network_def::filters": 4, "network_def::filter_sizes": SIZES},
     "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
     "brasyn_synthesis": {"network_def::width": 2, "network_def::depth": 3},
@@ -82,6 +82,11 @@ class Tiny:
         """Paths of configurations."""
         return [str(BUNDLES / self.name / "configs" / f"{config}.json") for config in configs]
 
+    def several(self, *configs: str) -> list[str]:
+        """Paths of configurations with their overlay for several processes."""
+        files = self.files(*configs, f"multi_gpu_{configs[-1]}")
+        return files if Path(files[-1]).is_file() else self.files(*configs, "multi_gpu")
+
     def keys(self, job: str, output_dir: Path, rate: float = 0.001, **more: Any) -> dict[str, Any]:
         """Keys of ``train``, ``evaluate`` or ``inference``."""
         keys = {"dataset_dir": str(self.data), "output_dir": str(output_dir), "ckpt_dir": str(self.models)}
@@ -125,9 +130,14 @@ def tiny(tiny_brains, probes, tmp_path_factory):
     return give
 
 
+FORMS = {"mri_sr3d": {"num_layers": 3, "filters": 4}}  # of networks that are built as their weights tell
+
+
 def _write_weights(bundle: Tiny) -> None:
     parser = ConfigParser()
     parser.read_config(bundle.files("inference"))
+    if bundle.name in FORMS:
+        parser["network_def"] |= {"from_scratch": True, "form": FORMS[bundle.name]}
     for key, value in NETWORKS[bundle.name].items():
         parser[key] = value
     torch.manual_seed(0)

@@ -63,13 +63,13 @@ def two(tiny, tmp_path_factory):
         bundle = tiny(name)
         trains = ["network"] if name == "mri_sr3d" else ["network", "discriminator"]
         keys = bundle.keys("train", folder / name, run_name="train")
-        job = {"files": bundle.files("train", "multi_gpu_train"), "kind": "train", "keys": keys, "trains": trains}
+        job = {"files": bundle.several("train"), "kind": "train", "keys": keys, "trains": trains}
         jobs.append({**job, "shares": [2, 1, 1] if name == "us_despeckle" else [1]})  # of batches of 4, 2, 2, or of 2
         keys = bundle.keys("evaluate", folder / name, run_name="evaluation")
-        files = bundle.files("train", "evaluate", "multi_gpu_evaluate")
+        files = bundle.several("train", "evaluate")
         jobs.append({"files": files, "kind": "train", "keys": keys})
         keys = inference_keys(bundle, folder / name / "results")
-        jobs.append({"files": bundle.files("inference", "multi_gpu_inference"), "kind": "infer", "keys": keys})
+        jobs.append({"files": bundle.several("inference"), "kind": "infer", "keys": keys})
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     process = torchrun(PROGRAM, folder / "jobs.json")
     printed, _ = process.communicate(timeout=400)
@@ -139,7 +139,7 @@ def test_two_processes_infer_as_one_does_and_leave_what_is_finished(two, tiny, t
             torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-3)
             assert two[1].count(f"saved {folder / path}") == 1
     before = {path: (folder / path).stat().st_mtime_ns for path in both}
-    workflow = run_files(bundle.files("inference", "multi_gpu_inference"), "infer", **inference_keys(bundle, folder))
+    workflow = run_files(bundle.several("inference"), "infer", **inference_keys(bundle, folder))
     dataset = workflow.parser.get_parsed_content("dataset")
     assert (dataset.done, dataset.data) == (4, [])
     assert before == {path: (folder / path).stat().st_mtime_ns for path in both}
@@ -174,7 +174,7 @@ def saved(printed):
 def test_after_a_worker_is_killed_the_same_command_does_the_rest(tiny, many, tmp_path):
     bundle, out = tiny("rslm_denoise"), tmp_path / "results"
     keys = bundle.keys("inference", out, dataset_dir=str(many), device="cpu", estimate_noise=False)
-    job = {"files": bundle.files("inference", "multi_gpu_inference"), "kind": "infer", "keys": keys}
+    job = {"files": bundle.several("inference"), "kind": "infer", "keys": keys}
     (tmp_path / "jobs.json").write_text(json.dumps([job]), encoding="utf-8")
     first = torchrun(PROGRAM, tmp_path / "jobs.json")
     for _ in range(60_000):
@@ -210,7 +210,7 @@ def test_a_case_that_fails_is_told_once_by_the_first_process_and_in_the_exit_sta
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), many / "broken.nii.gz")
     nib.save(nib.load(many / "scan-0.nii.gz"), many / "scan-0.nii")  # the result would have the same name
     keys = bundle.keys("inference", tmp_path / "out", dataset_dir=str(many), device="cpu", estimate_noise=False)
-    job = {"files": bundle.files("inference", "multi_gpu_inference"), "kind": "infer", "keys": keys}
+    job = {"files": bundle.several("inference"), "kind": "infer", "keys": keys}
     (tmp_path / "jobs.json").write_text(json.dumps([job]), encoding="utf-8")
     process = torchrun(PROGRAM, tmp_path / "jobs.json")
     printed, _ = process.communicate(timeout=200)

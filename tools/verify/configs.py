@@ -33,7 +33,9 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _names() -> list[str]:
-    return sorted(path.name for path in Path("configs").glob("*.json") if path.name != "metadata.json")
+    folder = Path("configs")
+    found = [str(path.relative_to(folder)) for path in folder.rglob("*.json")]
+    return sorted(name for name in found if name != "metadata.json")
 
 
 def _files(name: str) -> list[str]:
@@ -41,6 +43,8 @@ def _files(name: str) -> list[str]:
     if name in ("train.json", "inference.json") or "network_def" in _read(name):
         return [name]
     base = {"multi_gpu_inference.json": ["inference.json"], "multi_gpu_evaluate.json": ["train.json", "evaluate.json"]}
+    if name.startswith("paper/") and name != "paper/base.json" and Path("configs/paper/base.json").is_file():
+        return ["train.json", "paper/base.json", name]
     return [*base.get(name, ["train.json"]), name]
 
 

@@ -8,6 +8,6 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"mri_sr3d needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import data, networks, training, transforms
+from . import data, networks, recipe, training, transforms
 
-__all__ = ["data", "networks", "training", "transforms"]
+__all__ = ["data", "networks", "recipe", "training", "transforms"]

@@ -125,12 +125,6 @@ class DegradedVolumes(CacheDataset):
             "setting": setting_name(scale),
         }
 
-    def voxels(self) -> int:
-        """Voxels that a network computes for all items: foreground boxes, cut to the crop."""
-        total = 0
-        for i in range(len(self.data)):
-            volume = super().__getitem__(i)["image"].as_tensor()
-            mask = foreground_mask(volume[0])
-            inside = torch.nonzero(mask[tuple(middle_window(mask, self.crop))])
-            total += int((inside.amax(dim=0) - inside.amin(dim=0) + 1).prod()) if len(inside) else 0
-        return total * len(self.scales)
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self.data)} volumes at {', '.join(setting_name(scale) for scale in self.scales)}"

@@ -124,12 +124,6 @@ def test_it_goes_through_a_loader(entries):
     assert batches[5]["case"] == ["case-1"]
 
 
-def test_voxels_to_compute_are_those_of_the_foregrounds_box(entries):
-    box = 14 * 17 * 12
-    assert DegradedVolumes(entries, LOAD, SCALES).voxels() == 2 * 3 * box
-    assert DegradedVolumes(entries, LOAD, [[2, 2, 2]], crop=6).voxels() == 2 * 6**3
-
-
 def test_volumes_are_decoded_once(entries):
     class Counted(Transform):
         """Loads, and counts."""

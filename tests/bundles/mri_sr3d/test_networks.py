@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network is the paper's, on any size, and can grow deeper without changing what it computes."""
+"""The network is the paper's, on any size, and its weights tell its form."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common.inferers import LayerSlabs
-from mri_sr3d_lib.networks import ReCNN, deepen
+from mri_sr3d_lib.networks import ReCNN, form
 
 SIZES = ((7, 10, 5), (9, 4, 11))
 
@@ -160,45 +160,40 @@ def test_it_can_be_exported_for_any_size():
     torch.testing.assert_close(exported(other), network(other))
 
 
-# growth
+# weights tell their network
 
 
-@pytest.mark.parametrize("depth", [3, 4, 7])
-@pytest.mark.parametrize("options", [{}, {"guides": 1}, {"residual": False}, {"filter_sizes": 5}])
-def test_a_deeper_network_computes_the_same(depth, options):
-    shallow = varied(num_layers=3, filters=4, **options)
-    deeper = ReCNN(depth, 4, **options)
-    deeper.load_state_dict(deepen(shallow.state_dict(), depth))
-    image = torch.randn(1, 1 + options.get("guides", 0), *SIZES[0])
-    torch.testing.assert_close(deeper(image), shallow(image), atol=1e-6, rtol=0)
-
-
-def test_new_layers_can_be_trained():
-    deeper = ReCNN(5, 4)
-    deeper.load_state_dict(deepen(varied(num_layers=3, filters=4).state_dict(), 5))
-    deeper(torch.rand(1, 1, *SIZES[0])).sum().backward()
-    assert all(m.weight.grad.abs().sum() > 0 for m in convolutions(deeper))
-
-
-def test_the_shallow_weights_are_left_alone():
-    state = varied(num_layers=2, filters=4).state_dict()
-    before = {key: tensor.clone() for key, tensor in state.items()}
-    grown = deepen(state, 4)
-    grown["layers.2.weight"].add_(1)
-    assert all(torch.equal(state[key], before[key]) for key in before)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_layers": 5, "filters": 6, "filter_sizes": 3, "guides": 0},
+        {"num_layers": 3, "filters": [8, 4], "filter_sizes": [9, 1, 5], "guides": 0},
+        {"num_layers": 1, "filters": [], "filter_sizes": 3, "guides": 2},
+    ],
+    ids=["chain", "SRCNN3D", "one layer"],
+)
+def test_the_form_of_a_state_dict_builds_the_network_that_it_fits(options):
+    form = ReCNN.form_of(ReCNN(**options).state_dict())
+    assert form == options
+    ReCNN(**form).load_state_dict(ReCNN(**options).state_dict())
 
 
 @pytest.mark.parametrize(
     "state",
     [
-        ReCNN(4, 3).state_dict(),
-        ReCNN(1).state_dict(),
         {},
-        {"layers.0.conv.weight": torch.ones(1), "layers.1.conv.weight": torch.ones(1)},
+        {"layers.0.conv.weight": torch.ones(1)},
         nn.Sequential(nn.Linear(2, 2)).state_dict(),
+        {**ReCNN(2, 3).state_dict(), "layers.4.bias": torch.ones(1)},
+        {"layers.0.weight": torch.ones(2, 2), "layers.0.bias": torch.ones(2)},
     ],
-    ids=["deeper", "one layer", "empty", "another kind", "no layers"],
+    ids=["empty", "another kind", "no layers", "a bias too many", "no convolution"],
 )
-def test_what_cannot_grow_is_refused(state):
-    with pytest.raises(ValueError, match="cannot grow"):
-        deepen(state, 3)
+def test_other_state_dicts_have_no_form(state):
+    with pytest.raises(ValueError, match="chain of 3D convolutions"):
+        ReCNN.form_of(state)
+
+
+def test_guided_networks_have_ten_layers_at_most():
+    assert form({"num_layers": 20, "filters": 64}, guides=1) == {"num_layers": 10, "filters": 64}
+    assert form({"num_layers": 20, "filters": 64}, guides=0)["num_layers"] == 20

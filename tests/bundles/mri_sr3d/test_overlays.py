@@ -20,7 +20,7 @@ from common.settings import value
 BUNDLE = Path(__file__).parents[3] / "bundles" / "mri_sr3d"
 CONFIGS = BUNDLE / "configs"
 TRAIN = CONFIGS / "train.json"
-NAMES = sorted(path.stem for path in CONFIGS.glob("paper_*.json"))
+NAMES = sorted(path.stem for path in (CONFIGS / "paper").glob("*.json"))
 
 X2, X3 = [[2, 2, 2]], [[3, 3, 3]]
 SIX = [[2, 2, 2], [2, 2, 3], [2, 2.5, 2], [2, 3, 3], [2.5, 2.5, 2.5], [3, 3, 3]]
@@ -29,24 +29,23 @@ BASE = {
     "test_scales": X2, "optimizer": "Adam", "rate": 1e-4, "subjects": 10, "patch_size": 25, "patches": 3200,
 }  # fmt: skip
 FIGURES = {
-    "paper_srcnn3d": {"layers": 3, "filters": {64, 32}, "sizes": {9, 1, 5}, "residual": False},
-    "paper_fig2_sgd_gc": {"optimizer": "SGD", "rate": 0.1},
-    "paper_fig2_nesterov": {"optimizer": "SGD"},
-    "paper_fig2_rmsprop": {"optimizer": "RMSprop"},
-    "paper_fig2_adam": {},
-    "paper_fig3_init": {"init": "xavier"},
-    "paper_fig4_residual": {},
-    "paper_fig4_plain": {"residual": False},
-    "paper_fig5_depth": {"layers": 3},
-    "paper_fig6_filters": {"sizes": {5}},
-    "paper_fig7_patch_size": {"patch_size": 21},
-    "paper_fig8_subjects": {"subjects": 1},
-    "paper_table1_single": {"layers": 20, "test_scales": SIX},
-    "paper_table1_both": {"layers": 20, "scales": X2 + X3, "test_scales": SIX},
-    "paper_table1_double": {"layers": 20, "scales": X2 + X3, "test_scales": SIX, "patches": 6400},
-    "paper_table2_transfer": {"layers": 20},
-    "paper_fig10_guided": {"guides": 1},
-    "paper_fig12_guided_depth": {"guides": 1, "layers": 20},
+    "srcnn3d": {"layers": 3, "filters": {64, 32}, "sizes": {9, 1, 5}, "residual": False},
+    "fig2_sgd_gc": {"optimizer": "SGD", "rate": 0.1},
+    "fig2_nesterov": {"optimizer": "SGD"},
+    "fig2_rmsprop": {"optimizer": "RMSprop"},
+    "base": {},
+    "fig3_init": {"init": "xavier"},
+    "fig4_plain": {"residual": False},
+    "fig5_depth": {"layers": 3},
+    "fig6_filters": {"sizes": {5}},
+    "fig7_patch_size": {"patch_size": 21},
+    "fig8_subjects": {"subjects": 1},
+    "table1_single": {"layers": 20, "test_scales": SIX},
+    "table1_both": {"layers": 20, "scales": X2 + X3, "test_scales": SIX},
+    "table1_double": {"layers": 20, "scales": X2 + X3, "test_scales": SIX, "patches": 6400},
+    "table2_transfer": {"layers": 20},
+    "fig10_guided": {"guides": 1},
+    "fig12_guided_depth": {"guides": 1, "layers": 20},
 }
 
 
@@ -68,9 +67,16 @@ def overlay_cases(tmp_path_factory) -> Path:
 
 def load(*names: str, **overrides) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{name}.json") for name in ("train", *names)])
+    parser.read_config(files(*names))
     parser.update({"bundle_root": str(BUNDLE), "device": "cpu", **overrides})
+    parser.get_parsed_content("keys")
     return parser
+
+
+def files(*names: str) -> list[str]:
+    """Files of ``train.json``, the paper's base and overlays, as the card combines them."""
+    paper = ["paper/base", *(f"paper/{name}" for name in names if name not in ("base", "evaluate"))] if names else []
+    return [str(CONFIGS / f"{name}.json") for name in ("train", *(n for n in names if n == "evaluate"), *paper)]
 
 
 def workflow(cases: Path, out: Path, *names: str, **overrides) -> ConfigWorkflow:
@@ -78,13 +84,12 @@ def workflow(cases: Path, out: Path, *names: str, **overrides) -> ConfigWorkflow
     small = {
         "bundle_root": str(BUNDLE), "dataset_dir": str(cases), "sequence": "t1n", "output_dir": str(out / "runs"),
         "ckpt_dir": str(out / "models"), "run_name": "run", "budget": "sample", "val_fraction": 0.34, "device": "cpu",
-        "memory_gb": 1, "budgets::sample::epochs": 1, "budgets::sample::patches": 4, "budgets::sample::batch_size": 2,
-        "budgets::sample::patch_size": 9, "budgets::sample::val_crop": 16,
+        "memory_gb": 1, "epochs": 1, "patches": 4, "batch_size": 2, "patch_size": 9, "val_crop": 16,
     }  # fmt: skip
-    if "paper_srcnn3d" not in names:
-        small["network_def::filters"] = 4
+    if "srcnn3d" not in names:
+        small["filters"] = 4
     made = ConfigWorkflow(
-        config_file=[str(CONFIGS / f"{name}.json") for name in ("train", *names)],
+        config_file=files(*names),
         workflow_type="train",
         logging_file=False,
         **{**small, **overrides},
@@ -106,35 +111,37 @@ def documented() -> dict[str, list[tuple[str, str]]]:
     rows = {}
     for line in (BUNDLE / "docs" / "experiments.md").read_text(encoding="utf-8").splitlines():
         cells = line.split("|")
-        name = re.fullmatch(r"`(paper_\w+)`", cells[3].strip()) if len(cells) > 5 else None
-        if name:
-            assert name[1] not in rows, f"two rows for {name[1]}"
+        name = re.fullmatch(r"`(\w+)`", cells[3].strip()) if len(cells) > 5 else None
+        if name and name[1] != "NAME":
             points = [shlex.split(span) for span in re.findall(r"`(--[^`]+)`", cells[4])]
-            rows[name[1]] = [(key.removeprefix("--"), text) for key, text in points]
+            rows.setdefault(name[1], []).extend((key.removeprefix("--"), text) for key, text in points)
     return rows
 
 
 def test_every_overlay_has_a_figure_and_a_row_in_the_card():
-    assert list(documented()) == list(FIGURES)
-    assert sorted(FIGURES) == NAMES
+    assert sorted(documented()) == sorted(FIGURES) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_overlay_changes_only_what_train_json_has(name, monkeypatch):
     monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
-    overlay = ConfigParser.load_config_file(str(CONFIGS / f"{name}.json"))
-    train = load()
-    assert overlay["promote"] is False
-    assert overlay["from_scratch"] is True
-    assert overlay["orient"] is False
-    assert [key for key in overlay if key.removeprefix("+") not in train] == []
-    assert len((CONFIGS / f"{name}.json").read_text(encoding="utf-8").splitlines()) <= 40
-    merged = load(name)
-    for key, content in overlay.items():
-        if key.startswith("+"):
-            assert merged[key[1:]] == train[key[1:]] + content
-        else:
-            assert merged[key] == content
+    overlay = ConfigParser.load_config_file(str(CONFIGS / "paper" / f"{name}.json"))
+    base = ConfigParser.load_config_files(files("base"))
+    assert [key for key in overlay if key.removeprefix("+").split("::")[0] not in base] == []
+    if name != "base":
+        assert [key for key, content in overlay.items() if base.get(key) == content] == []
+
+
+def test_the_papers_setting_has_none_of_our_additions():
+    base = load("base")
+    assert base["loss"]["_target_"] == "torch.nn.MSELoss"
+    assert (base["jitter"], base["smoothing"], base["ema"], base["max_gradient_norm"]) == (0, 0, 0, None)
+    assert (base["orient"], base["resample_patches"], base["promote"], base["from_scratch"]) == (
+        False,
+        False,
+        False,
+        True,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,17 +163,16 @@ def test_overlay_is_what_the_figure_says(name):
         "optimizer": type(optimizer).__name__,
         "rate": optimizer.param_groups[0]["lr"],
         "subjects": parser["subjects"],
-        "patch_size": parser.get_parsed_content("chosen")["patch_size"],
-        "patches": parser.get_parsed_content("chosen")["patches_per_volume"],
+        "patch_size": parser.get_parsed_content("patch_size"),
+        "patches": parser.get_parsed_content("patches_per_volume"),
     } == wanted
     weights, biases = optimizer.param_groups
     assert biases["lr"] == pytest.approx(0.1 * weights["lr"])
     assert len(biases["params"]) == len(weights["params"]) == wanted["layers"]
     if wanted["optimizer"] == "SGD":
         assert weights["momentum"] == 0.9
-        assert weights["nesterov"] is (name == "paper_fig2_nesterov")
-    schedule = parser.get_parsed_content("lr_scheduler")
-    assert (schedule.step_size, schedule.gamma) == (20, 0.1)
+        assert weights["nesterov"] is (name == "fig2_nesterov")
+    assert parser["lr_scheduler"]["_target_"].endswith("StepLR")  # a tenth after 20 epochs
 
 
 @pytest.mark.parametrize(
@@ -181,7 +187,7 @@ def test_documented_point_is_a_key_and_makes_a_network(name, key, text):
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
     layers = [layer for layer in network.layers if isinstance(layer, torch.nn.Conv3d)]
-    assert len(layers) == parser["network_def"]["num_layers"]
+    assert len(layers) == parser["num_layers"]
     assert layers[0].in_channels == 1 + len(parser["guides"])
 
 
@@ -202,13 +208,13 @@ def test_overlay_trains(name, overlay_cases, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["epoch"] for row in rows} == {"0", "1"}
     assert all(math.isfinite(float(row["psnr_foreground"])) for row in rows)
-    assert get(made, "start").source == "random initialisation"
+    assert get(made, "session").start.source == "random initialisation"
     assert not (tmp_path / "models").exists()
 
 
 def test_clipping_bounds_every_step(overlay_cases, tmp_path):
     huge = "$lambda pred, label: 1e6 * torch.nn.functional.mse_loss(pred, label)"
-    made = workflow(overlay_cases, tmp_path, "paper_fig2_sgd_gc", loss=huge)
+    made = workflow(overlay_cases, tmp_path, "fig2_sgd_gc", loss=huge)
     before = weights_of(made)
     made.run()
     after = weights_of(made)
@@ -218,7 +224,7 @@ def test_clipping_bounds_every_step(overlay_cases, tmp_path):
 
 @pytest.mark.parametrize("subjects", [1, 2])
 def test_subjects_limits_training_volumes(subjects, overlay_cases, tmp_path):
-    made = workflow(overlay_cases, tmp_path, "paper_fig8_subjects", subjects=subjects)
+    made = workflow(overlay_cases, tmp_path, "fig8_subjects", subjects=subjects)
     assert len(get(made, "train::dataset")) == subjects
     assert len(get(made, "validate::dataset")) == 1
 
@@ -226,7 +232,7 @@ def test_subjects_limits_training_volumes(subjects, overlay_cases, tmp_path):
 @pytest.mark.parametrize("guides", [["t2w"], ["t2w", "t2f"]])
 @pytest.mark.parametrize("dropout", [0, 1])
 def test_guides_reach_the_network_unless_dropped(guides, dropout, overlay_cases, tmp_path):
-    made = workflow(overlay_cases, tmp_path, "paper_fig10_guided", guides=guides, guide_dropout=dropout)
+    made = workflow(overlay_cases, tmp_path, "fig10_guided", guides=guides, guide_dropout=dropout)
     image = next(iter(get(made, "train::dataloader")))["image"]
     assert image.shape[1] == 1 + len(guides)
     assert bool(image[:, 1:].any()) is (dropout == 0)
@@ -238,14 +244,14 @@ def test_guides_reach_the_network_unless_dropped(guides, dropout, overlay_cases,
 
 
 def test_dropout_default_drops_some_patches_only(overlay_cases, tmp_path):
-    made = workflow(overlay_cases, tmp_path, "paper_fig10_guided", **{"budgets::sample::patches": 200})
+    made = workflow(overlay_cases, tmp_path, "fig10_guided", patches=200, guide_dropout=0.2)
     patches = get(made, "train::patches")
     with_guide = patches.batch(range(200))["image"][:, 1].flatten(1).any(dim=1)
     assert 0.7 < float(with_guide.float().mean()) < 0.9
 
 
 def test_missing_guide_is_named_in_one_line(overlay_cases, tmp_path):
-    made = workflow(overlay_cases, tmp_path, "paper_fig10_guided", guides=["adc"])
+    made = workflow(overlay_cases, tmp_path, "fig10_guided", guides=["adc"])
     with pytest.raises(Exception) as caught:  # MONAI wraps it; the program shows the cause
         made.run()
     cause = root_cause(caught.value)
@@ -256,12 +262,10 @@ def test_missing_guide_is_named_in_one_line(overlay_cases, tmp_path):
 
 
 def test_transfer_evaluates_one_data_sets_network_on_another(overlay_cases, tmp_path):
-    trained = workflow(overlay_cases, tmp_path, "paper_table2_transfer")
+    trained = workflow(overlay_cases, tmp_path, "table2_transfer")
     trained.run()
     weights = tmp_path / "runs" / "run" / "best.pt"
-    tested = workflow(
-        overlay_cases, tmp_path / "other", "evaluate", "paper_table2_transfer", weights=str(weights), crop=16
-    )
+    tested = workflow(overlay_cases, tmp_path / "other", "evaluate", "table2_transfer", weights=str(weights), crop=16)
     tested.run()
     with (tmp_path / "other" / "runs" / "run" / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

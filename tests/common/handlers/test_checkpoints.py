@@ -62,35 +62,12 @@ def test_from_scratch_keeps_the_random_weights(shipped, word):
     assert equal(net.state_dict(), network().state_dict())
 
 
-def test_the_bundles_own_weights_may_be_missing_or_of_another_shape(shipped, tmp_path):
-    other = network(7)
-    assert StartingWeights(other, str(shipped)).load().startswith("random initialisation (")
-    assert equal(other.state_dict(), network(7).state_dict())
-    shipped.unlink()
-    assert StartingWeights(network(), str(shipped)).load().startswith("random initialisation (")
-
-
-def test_weights_of_further_targets_are_the_bundles_own_too(shipped):
-    target = shipped.parent / "targets" / "t2w.pt"
-    assert "no weights yet" in StartingWeights(network(), str(target)).load()
-    save_atomically(network(width=4).state_dict(), target)
-    assert "another network shape" in StartingWeights(network(), str(target)).load()
-
-
-def test_weights_that_the_user_names_must_be_there_and_fit(tmp_path):
-    path = tmp_path / "mine.pt"
+@pytest.mark.parametrize("name", ["mine.pt", "models/model.pt", "models/targets/t2w.pt"])
+def test_starting_weights_must_be_there_and_fit(tmp_path, name):
+    path = tmp_path / name
     assert refused(StartingWeights(network(), str(path)).load) == f"{path}: no such weights file"
     save_atomically(network().state_dict(), path)
     assert refused(StartingWeights(network(7), str(path)).load).endswith("belong to another network shape")
-
-
-def test_weights_may_grow_to_fit(shipped):
-    net = network(7)
-    grown = network(7, seed=9).state_dict()
-    assert "grown to this network's depth" in StartingWeights(net, str(shipped), grow=lambda *_: grown).load()
-    assert equal(net.state_dict(), grown)
-    assert "another network shape" in StartingWeights(network(8), str(shipped), grow=lambda *_: grown).load()
-    assert "another network shape" in StartingWeights(network(8), str(shipped), grow=lambda *_: None).load()
 
 
 # RunCheckpoint

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of this bundle's configurations; their defaults stand in the configurations themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.engine.keys import DEVICE, SEED, Recipe, flag, name, names, number, path, pick, scales, triple, whole
+
+__all__ = ["RECIPE", "bundle_root"]
+
+BUNDLE = Path(__file__).resolve().parents[1]
+
+
+def bundle_root() -> str:
+    """The bundle's folder: the one that is worked in, or the one that this code lies in."""
+    for folder in (Path("bundles/mri_sr3d"), Path(".")):
+        if (folder / "mri_sr3d_lib" / "recipe.py").is_file():
+            return str(folder)
+    return str(BUNDLE)
+
+
+RECIPE = Recipe(
+    BUNDLE / "configs",
+    path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
+    name("pattern", "which files below the folder"),
+    name("sequence", "only names that end so, such as `t1n`"),
+    names("guides", "guide sequences, by name or as paths"),
+    pick("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes)", (None, "paper", "short", "sample")),
+    scales("scales", 'training scales, such as `"[[2,2,2],[1,1,4]]"`'),
+    scales("test_scales", "scales that are scored"),
+    flag("from_scratch", "start from random weights instead of those of `weights`"),
+    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
+    whole("num_layers", "layers of a network from random weights; null: the budget's", 1, empty=True),
+    name("run_name", "name of the run's folder; null: the budget and a number"),
+    flag("resume", "go on with the latest run, or that of `run_name`"),
+    SEED,
+    DEVICE,
+    flag("amp", "mixed precision; by default where the processor gains from it"),
+    whole("num_workers", "processes that prepare patches", 0),
+    number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
+    number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
+    path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),
+    whole("subjects", "training subjects at most", 1, empty=True),
+    number("sigma", "blur in voxels instead of the paper's rule", 0, empty=True),
+    number("slice_profile", "thickness of the simulated slices as a share of their spacing, below 1 for gaps", 0),
+    number("guide_dropout", "probability that a guide is zeroed in a training patch", 0, 1),
+    flag("orient", "augmentation: turn and flip training patches"),
+    flag("resample_patches", "draw other patches in each epoch; false: one set, as in the paper"),
+    number("jitter", "augmentation: largest change of a patch's gain and offset", 0, 0.5),
+    number("smoothing", "augmentation: share of the patches whose truth is smoothed, as resampled scans are", 0, 1),
+    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
+    number("max_gradient_norm", "clip the gradient's norm; null: not at all", 0, empty=True),
+    whole("warmup_steps", "steps in which the learning rate rises", 0),
+    whole("epochs", "epochs; null: the budget's", 1, empty=True),
+    whole("patches_per_volume", "patches per volume and epoch; null: the budget's", 1, empty=True),
+    whole("patches", "patches per epoch, where `patches_per_volume` is null", 1, empty=True),
+    whole("batch_size", "patches per step; null: the budget's", 1, empty=True),
+    whole("patch_size", "edge of the patches in voxels; null: the budget's", 3, empty=True),
+    number("learning_rate", "learning rate; null: the budget's, another one for given weights", 0, empty=True),
+    whole("val_volumes", "validation volumes at most; null: the budget's", 1, empty=True),
+    whole("val_crop", "edge of the middle part that is validated; null: the budget's", 1, empty=True),
+    whole("val_interval", "epochs between validations", 1),
+    whole("crop", "evaluation: middle part of this edge length only", 1, empty=True),
+    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
+    triple("spacing", "inference: target in mm; null: isotropic at the finest spacing"),
+    triple("scale", "inference: factors instead of `spacing`"),
+    triple("slice_thickness", "inference: thickness in mm where it is not the spacing"),
+    flag("integers", "inference: round the result to int16"),
+    flag("tta", "inference: average over the 48 orientations of the scan"),
+    flag("save_std", "inference: with `tta`, also the standard deviation over the orientations"),
+    path("output_dir", "where results go"),
+    path("ckpt_dir", "folder of the bundle's own weights"),
+    path("bundle_root", "the bundle's folder"),
+)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of a configuration: declared once, checked and made plain values before any data is read.
+
+MONAI takes misspelt keys silently and hands texts such as "true" from the command line on as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from common import distributed, settings
+from common.inputs import InputError, plain_errors
+
+__all__ = ["Key", "Recipe", "flag", "name", "names", "number", "path", "pick", "scales", "triple", "whole"]
+
+MONAI = {"_meta_", "imports", "initialize", "run", "finalize", "requirements"}
+CODE = ("$", "@", "%")  # MONAI evaluates texts that begin so
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that a user may set: its name, its meaning, and the function that checks a value and makes it plain.
+
+    ``text`` keys name files, folders or parts of names; their values are never evaluated.
+    """
+
+    name: str
+    meaning: str
+    plain: Callable[[Any], Any]
+    text: bool = False
+    place: bool = False  # a file or folder
+
+
+def flag(name: str, meaning: str) -> Key:
+    """A switch, true or false."""
+    return Key(name, meaning, lambda given: _named(settings.boolean, given, name))
+
+
+def number(name: str, meaning: str, least: float, most: float = float("inf"), empty: bool = False) -> Key:
+    """A number within bounds; ``empty`` allows null."""
+    return Key(name, meaning, lambda given: settings.quantity(given, name, least, most, empty=empty))
+
+
+def whole(name: str, meaning: str, least: int, empty: bool = False) -> Key:
+    """A whole number; ``empty`` allows null."""
+    return Key(name, meaning, lambda given: settings.quantity(given, name, least, whole=True, empty=empty))
+
+
+def pick(name: str, meaning: str, options: Sequence[Any]) -> Key:
+    """One of a few values."""
+    return Key(name, meaning, lambda given: settings.choice(given, name, options), text=True)
+
+
+def name(name: str, meaning: str) -> Key:
+    """A text, or null."""
+    return Key(name, meaning, settings.optional, text=True)
+
+
+def names(name: str, meaning: str) -> Key:
+    """A list of texts."""
+    return Key(name, meaning, settings.names, text=True)
+
+
+def path(name: str, meaning: str) -> Key:
+    """A file or folder, or null."""
+    return Key(name, meaning, settings.optional, text=True, place=True)
+
+
+def triple(name: str, meaning: str) -> Key:
+    """One or three positive numbers, or null."""
+    return Key(name, meaning, lambda given: settings.triple(given, name))
+
+
+def scales(name: str, meaning: str) -> Key:
+    """A list of factors per axis, or null."""
+    return Key(name, meaning, lambda given: None if settings.value(given) is None else _scales(given, name))
+
+
+def device(given: Any) -> str:
+    """A device that is there, as text."""
+    wanted = settings.device_of(given)
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {given}: torch finds no GPU here; use cpu")
+    if wanted.type not in ("cpu", "cuda"):
+        raise InputError(f"device {given}: use cpu, cuda or cuda:1")
+    return str(wanted)
+
+
+DEVICE = Key("device", "such as `cpu` or `cuda:1`; the GPU if there is one", device)
+SEED = whole("seed", "start of all randomness: split, samples, first weights", 0)
+
+
+def _named(check: Callable[[Any], Any], given: Any, name: str) -> Any:
+    try:
+        return check(given)
+    except InputError as error:
+        raise InputError(f"{name}: {error.reason}") from error
+
+
+def _scales(given: Any, name: str) -> list[list[float]]:
+    plain = settings.value(given)
+    if isinstance(plain, list | tuple) and plain and not isinstance(plain[0], list | tuple):
+        plain = [plain]
+    if not isinstance(plain, list | tuple) or not plain:
+        raise InputError(f"{name} must be a list of factors per axis, such as [[2,2,2],[1,1,4]]; got {given!r}")
+    return [list(settings.triple(scale, name)) for scale in plain]
+
+
+class Recipe:
+    """The keys of a bundle's configurations.
+
+    Args:
+        configs: the bundle's folder of configurations; what stands in them at the top is no misspelt key.
+        keys: what a user may set.
+    """
+
+    def __init__(self, configs: Path, *keys: Key) -> None:
+        self.configs = configs
+        self.keys = {key.name: key for key in keys}
+
+    def prepare(self) -> dict[str, Any]:
+        """Checks the keys of the configuration that is being resolved and replaces them by plain values.
+
+        Everything else in a configuration depends on this item, so nothing is read or made before. It also joins the
+        processes that ``torchrun`` started, and seeds torch. Where a budget is chosen, keys that are null take its
+        values.
+
+        Returns:
+            "budget": the budget's name, "network": its network, "config": the merged configuration.
+
+        Raises:
+            InputError: an unknown key, or a value that cannot be.
+        """
+        plain_errors()
+        parser = _parser()
+        self._refuse_unknown(parser.config)
+        for key in self.keys.values():
+            if key.name in parser.config:
+                self._check(parser, key)
+        distributed.start_if_launched()
+        chosen = self._budget(parser)
+        torch.manual_seed(parser.config.get("seed", 0))
+        return {**chosen, "config": copy.deepcopy(parser.config)}
+
+    def record(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A configuration without the folders of this machine: absolute paths keep their last part."""
+        kept = copy.deepcopy(config)
+        for key in self.keys.values():
+            given = kept.get(key.name)
+            if key.place and isinstance(given, str) and not given.startswith(CODE):
+                kept[key.name] = Path(given).name if Path(given).expanduser().is_absolute() else given
+        return kept
+
+    @cached_property
+    def _shipped(self) -> list[dict[str, Any]]:
+        files = sorted(self.configs.rglob("*.json"))
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.name != "metadata.json"]
+
+    def _refuse_unknown(self, config: dict[str, Any]) -> None:
+        ours = {name.removeprefix("+").split("::")[0] for shipped in self._shipped for name in shipped}
+        known = MONAI | ours | self.keys.keys()
+        used = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
+        for given in config:
+            if given not in known and given not in used:
+                near = difflib.get_close_matches(given, [*self.keys, *ours], n=1)
+                raise InputError(f"there is no key {given}" + (f"; do you mean {near[0]}?" if near else ""))
+
+    def _check(self, parser: ConfigParser, key: Key) -> None:
+        given = parser.config[key.name]
+        if isinstance(given, str) and given.startswith(CODE):
+            if not key.text or any(shipped.get(key.name) == given for shipped in self._shipped):
+                return  # resolved by MONAI
+            raise InputError(
+                f"{key.name} begins with {given[0]}, which MONAI would evaluate; write ./{given} for a file"
+            )
+        if isinstance(given, str | int | float | list | tuple | type(None)):
+            _put(parser, key.name, key.plain(given))
+
+    def _budget(self, parser: ConfigParser) -> dict[str, Any]:
+        config = parser.config
+        if "budgets" not in config:
+            return {}
+        given = config.get("device")
+        device = given if not isinstance(given, str) or not given.startswith(CODE) else distributed.device()
+        budget = settings.choose_budget(config["budgets"], config.get("budget"), config.get("dataset_dir"), device)
+        if "fine_tuning_rate" in budget and not config.get("from_scratch"):
+            budget["learning_rate"] = budget["fine_tuning_rate"]
+        for name, value in budget.items():
+            if name in config and config[name] is None:
+                _put(parser, name, value)
+        _put(parser, "budget", budget["name"])
+        return {"budget": budget["name"], "network": budget.get("network", {})}
+
+
+def _put(parser: ConfigParser, name: str, value: Any) -> None:
+    """Changes a key that may be parsed already."""
+    parser.config[name] = value
+    if name in parser.ref_resolver.items:
+        parser.ref_resolver.items[name].update_config(value)
+    if name in parser.ref_resolver.resolved_content:
+        parser.ref_resolver.resolved_content[name] = value
+
+
+def _parser() -> ConfigParser:
+    """The parser that is resolving a configuration right now; MONAI hands it to nobody, so it is found by its frame."""
+    frame = sys._getframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return parser
+        frame = frame.f_back
+    raise RuntimeError('prepare() is for an expression in a configuration, such as "$recipe.TRAIN.prepare()"')

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run from its first line to its last."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine
+from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
+from torch import nn
+
+from common.console import device_text, duration, say
+from common.datasets import check_entries
+from common.distributed import is_main_process
+from common.handlers import (
+    BestWeights,
+    EpochBar,
+    EpochLoss,
+    EpochSamples,
+    Panels,
+    PromoteWeights,
+    RunCheckpoint,
+    ScoreTable,
+    StartingWeights,
+    WeightAverage,
+    tensorboard_folder,
+)
+from common.runs import end_tracking
+from common.weights import bare, load_into
+
+from .keys import Recipe
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Trains, evaluates or infers with the components of a configuration: ``"run": "$@session.train()"``.
+
+    It owns what is the same in every run: starting weights, resuming, progress, logs, scores, the best weights, the
+    record, the first lines and the last. The components stay in the configuration, where MONAI looks for them.
+
+    Args:
+        keys: what ``Recipe.prepare`` gave.
+        recipe: the recipe itself.
+        network: the network, in a wrapper or not.
+        weights: the file that it starts from or uses.
+        evaluator: validates, evaluates or infers.
+        from_scratch: train from random weights.
+        resume: go on with an earlier run.
+        run_dir: the run's folder, of trainings and evaluations.
+        trainer: of a training.
+        average: average of the weights that is validated and kept, None for the weights themselves.
+        state: what a checkpoint holds besides the network, by name: optimizers, schedulers, ...
+        scores: table of the evaluator's metrics.
+        metrics: of the summary; the gain is given in the first.
+        columns: pictures of a validation, see ``common.handlers.Panels``; None for none.
+        promote: put the best weights of a training in the place of ``weights``, if they are better.
+        lower_is_better: of the evaluator's key metric.
+        handlers: the evaluator's own handlers, of which MLflow's is ended after an evaluation.
+    """
+
+    def __init__(
+        self,
+        keys: Mapping[str, Any],
+        recipe: Recipe,
+        network: nn.Module,
+        weights: str,
+        evaluator: Engine,
+        from_scratch: bool = False,
+        resume: bool = False,
+        run_dir: Path | None = None,
+        trainer: Engine | None = None,
+        average: WeightAverage | None = None,
+        state: Mapping[str, Any] | None = None,
+        scores: ScoreTable | None = None,
+        metrics: Sequence[str] = (),
+        columns: Sequence[Sequence[str]] | None = None,
+        promote: bool = False,
+        lower_is_better: bool = False,
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        self.keys, self.recipe = keys, recipe
+        self.network, self.weights = network, Path(weights)
+        self.evaluator, self.trainer = evaluator, trainer
+        self.resume, self.run_dir = resume, run_dir
+        self.average, self.state = average, dict(state or {})
+        self.scores, self.metrics, self.columns = scores, list(metrics), columns
+        self.start = StartingWeights(network, str(weights), from_scratch)
+        self.best: BestWeights | None = None
+        self.promote, self.lower_is_better, self.handlers = promote, lower_is_better, handlers
+
+    @property
+    def validated(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.network if self.average is None else self.average.network
+
+    def train(self) -> None:
+        """Trains, and says what it gained.
+
+        Raises:
+            InputError: data, weights or a checkpoint that cannot work.
+        """
+        trainer, folder = self.trainer, self.run_dir
+        data = trainer.data_loader.dataset
+        check_entries(_entries(data), _entries(self.evaluator.data_loader.dataset))
+        source = self.start.load()
+        self.best = BestWeights(folder, self.validated, lower=self.lower_is_better)
+        state = {"network": self.network, **self.state, "best": self.best}
+        if self.average is not None:
+            state["average"] = self.average
+        checkpoint = RunCheckpoint(folder, state)
+        tensorboard = tensorboard_folder(folder)
+        self._follow_training(data, tensorboard)
+        self._follow_validation([self.best], tensorboard)
+        checkpoint.attach(trainer)
+        if self.promote:
+            PromoteWeights(self.best, str(self.weights), _entries(data), self.evaluator, self.start).attach(trainer)
+        checkpoint.resume(self.resume)
+        self._record()
+        begin = time.monotonic()
+        self._announce("training", source, data)
+        trainer.run()
+        self._tell_gain(time.monotonic() - begin, tensorboard)
+
+    def evaluate(self) -> None:
+        """Scores given weights, beside the baseline.
+
+        Raises:
+            InputError: data or weights that cannot work.
+        """
+        load_into(self.network, self.weights)
+        self.scores.table = True
+        tensorboard = tensorboard_folder(self.run_dir)
+        self._follow_validation([], tensorboard)
+        self._record()
+        self._announce("evaluation", str(self.weights))
+        self.evaluator.run()
+        end_tracking(self.handlers)
+        say(f"table {self.run_dir / 'scores.md'}, lines {self.scores.path}, pictures {self.run_dir / 'panels'}")
+
+    def infer(self) -> None:
+        """Works through the cases.
+
+        Raises:
+            InputError: weights that cannot work.
+            SystemExit: with status 1, where a case failed.
+        """
+        load_into(self.network, self.weights)
+        self.evaluator.run()
+        self.evaluator.data_loader.dataset.finish()
+
+    def _follow_training(self, data: Any, tensorboard: str | None) -> None:
+        if hasattr(data, "set_epoch"):
+            EpochSamples(data).attach(self.trainer)
+        EpochBar("epoch").attach(self.trainer)
+        EpochLoss().attach(self.trainer)
+        self._log(self.trainer, "train", tensorboard, loss=True)
+
+    def _follow_validation(self, handlers: Sequence[Any], tensorboard: str | None) -> None:
+        columns = self.columns or ()
+        panels = [Panels(self.run_dir, columns, tensorboard=tensorboard)] if columns else []
+        for handler in (*handlers, self.scores, *panels):
+            handler.attach(self.evaluator)
+        if self.trainer is not None:
+            self._log(self.evaluator, "validate", tensorboard)
+
+    def _log(self, engine: Engine, name: str, tensorboard: str | None, loss: bool = False) -> None:
+        """MONAI's lines and curves, in the first process only."""
+        if not is_main_process():
+            return
+        StatsHandler(name=name, iteration_log=False).attach(engine)
+        if tensorboard is not None:
+            output = from_engine(["loss"], first=True) if loss else lambda _: None
+            TensorBoardStatsHandler(
+                log_dir=tensorboard, tag_name="batch_loss", output_transform=output, iteration_log=loss
+            ).attach(engine)
+
+    def _record(self) -> None:
+        if is_main_process():
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.recipe.record(self.keys["config"]), indent=4, default=str)
+            (self.run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    def _announce(self, job: str, source: str, data: Any = None) -> None:
+        device = next(bare(self.network).parameters()).device
+        lines = {"job": job, "device": device_text(device)}
+        if data is not None:
+            lines["budget"] = f"{self.keys['budget']}, {self.trainer.state.max_epochs} epochs"
+            lines["training"] = data.describe()
+        lines["held out"] = self.evaluator.data_loader.dataset.describe()
+        lines |= {"weights": source, "run": str(self.run_dir)}
+        for title, text in lines.items():
+            say(f"{title + ':':<10}{text}")
+
+    def _tell_gain(self, seconds: float, tensorboard: str | None) -> None:
+        best = self.best
+        kept = "the starting weights, which no epoch beat" if best.epoch == 0 else f"epoch {best.epoch}"
+        places = [f"weights {best.path} (of {kept})", f"scores {self.scores.path}", f"pictures {self.run_dir}/panels"]
+        if tensorboard:
+            places.append(f"TensorBoard log {tensorboard}")
+        say(f"done in {duration(seconds)}; use the weights with --weights {best.path}")
+        say(f"summary: {self.scores.summary(best.epoch, self.metrics)}; " + ", ".join(places))
+
+
+def _entries(data: Any) -> list:
+    """Entries of a dataset, of one around it, or of the volumes that patches are drawn from."""
+    while hasattr(data, "volumes"):
+        data = data.volumes
+    return list(data.data)
