@@ -44,7 +44,7 @@ def load_checkpoint(path: str | os.PathLike) -> Any:
         InputError: no such file, or not a checkpoint of tensors and plain numbers.
     """
     if not Path(path).is_file():
-        raise InputError("no such weights file", path)
+        raise InputError(f"{path}: no such weights file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -26,6 +26,8 @@ def facts(name, **keys):
     parser.read_config(str(ROOT / "bundles" / name / "configs" / "inference.json"))
     for key, value in {"bundle_root": str(ROOT / "bundles" / name), "device": "cpu", **keys}.items():
         parser[key] = value
+    if "keys" in parser:
+        parser.get_parsed_content("keys")
     transforms = parser["postprocessing"]["transforms"]
     index = next(i for i, transform in enumerate(transforms) if "facts" in transform)
     told = parser.get_parsed_content(f"postprocessing::transforms::{index}::facts")

@@ -98,6 +98,8 @@ def _reached(parser: ConfigParser) -> tuple[set[tuple[str, ...]], list[str]]:
     known = [
         p["id"] for p in (*TrainProperties.values(), *InferProperties.values()) if not p["id"].startswith("_meta_")
     ]
+    if "keys" in parser:  # which reads the budgets, and every key that is declared
+        known += ["budgets", "budget"]
     waiting = [i for i in (*STANDING, *(ReferenceResolver.normalize_id(i) for i in known)) if i in parser]
     reached, missing = set(waiting), []
     while waiting:
@@ -153,6 +155,9 @@ def _unused_numbers(config: str, code: str) -> list[str]:
     """Numbers of this file's budgets that neither its configurations nor the bundle's code look up."""
     texts = "\n".join(text for part in _files(config) for text in _leaves(_read(part))) + code
     looked_up = set(re.findall(r"""(?:\[|\.get\()\s*['"](\w+)['"]""", texts))
+    keys = set().union(*(_read(part) for part in _files(config)))
+    if "keys" in keys:  # a budget's numbers take the place of keys that are null
+        looked_up |= keys | {"network", "fine_tuning_rate"}
 
     def walk(path: str, value: Any) -> Iterator[str]:
         depth = path.count(".")  # budgets.NAME.number
@@ -203,6 +208,8 @@ def check_shared_blocks(name: str) -> list[str]:
     wrong = []
     for key in SHARED:
         values = [content[key] for content in configs.values() if key in content]
+        if values and all(isinstance(v, dict) and v.get("_target_") == "common.weights.build" for v in values):
+            continue  # the weights decide
         wrong += [f"{key} is missing in {config}" for config, content in configs.items() if key not in content]
         if len(values) == 2 and values[0] != values[1]:
             wrong.append(f"{key} differs between train.json and inference.json")

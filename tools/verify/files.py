@@ -22,10 +22,7 @@ __all__ = ["check_imports", "check_layout", "check_metadata", "check_properties"
 
 jsonschema, has_jsonschema = optional_import("jsonschema")
 
-CONFIGS = (
-    *("metadata.json", "logging.conf"),
-    *(f"{prefix}{name}.json" for prefix in ("", "multi_gpu_") for name in ("train", "evaluate", "inference")),
-)
+CONFIGS = ("metadata.json", "logging.conf", "train.json", "evaluate.json", "inference.json")
 FILES = ("LICENSE", "models/model.pt", "docs/README.md", "docs/data_license.txt", *(f"configs/{n}" for n in CONFIGS))
 LARGE = 25 * 2**20  # bytes that the Zoo takes into git
 BEFORE, BEHIND = (
