@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -165,7 +164,6 @@ class Cases(IterableDataset):
     Attributes:
         data: as given.
         failures: `(path, reason)` of every case that failed so far.
-        idle: whether no case is being processed; set and cleared by `CaseLoader`.
     """
 
     def __init__(
@@ -182,9 +180,6 @@ class Cases(IterableDataset):
         for path, reason in failures:
             self.add(path, reason)
         self._refused = len(self.failures)
-        self.order: Iterable[int] = range(len(self.data))
-        self.idle = threading.Event()
-        self.idle.set()
 
     def __len__(self) -> int:
         return len(self.data)
@@ -192,7 +187,7 @@ class Cases(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:
             raise RuntimeError("Cases needs num_workers=0: failures in a worker process would be lost")
-        for index in self.order:
+        for index in self.order():
             if index in self._failed:  # in an earlier pass
                 continue
             item = self.data[index]
@@ -210,6 +205,16 @@ class Cases(IterableDataset):
                 continue
             yield case
             self._left.discard(index)  # only now: a case lost between here and the consumer is told by `finish`
+
+    def order(self) -> Iterable[int]:
+        """Indices of the cases to load, one after the other."""
+        return range(len(self.data))
+
+    def processed(self) -> None:
+        """Called by `CaseLoader` when a case that it handed on has been processed, or has failed."""
+
+    def stop(self) -> None:
+        """Called by `CaseLoader` when it asks for no more cases."""
 
     def add(self, path: str, reason: str) -> None:
         """Remember that the case `path` failed, and log it in one line."""
