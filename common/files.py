@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from common.headers import InputError
 
-__all__ = ["StorageError", "check_folder", "partials", "replacing", "storage_error", "writing"]
+__all__ = ["StorageError", "check_folder", "remove_partials", "replacing", "storage_error", "writing"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.")
 ROOM = 1 << 16  # bytes: with less free, writers that hide the system's error have met a full disk
 
 
@@ -38,7 +40,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A file to write under a name of its own in the same folder, which then takes the path's name.
 
     What is there stays until then, and where writing fails; what was written so far is removed. A killed process leaves
-    the hidden file, see ``partials``.
+    the hidden file, see ``remove_partials``.
 
     Args:
         path: the name that it takes; the folder is made if missing.
@@ -75,10 +77,13 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         raise told from error
 
 
-def partials(path: str | os.PathLike) -> list[Path]:
-    """Hidden files that killed processes left of a path; for who holds its claim."""
+def remove_partials(path: str | os.PathLike) -> None:
+    """Removes what killed processes left of a file, or of all files in a folder and below; for who holds the claim."""
     path = Path(path)
-    return [p for p in path.parent.glob(".????????.*") if p.name[10:] == path.name]
+    found = path.rglob(".????????.*") if path.is_dir() else path.parent.glob(".????????.*")
+    for left in found:
+        if PARTIAL.fullmatch(left.name[:10]) and (path.is_dir() or left.name[10:] == path.name):
+            left.unlink(missing_ok=True)
 
 
 def storage_error(error: BaseException, path: str | os.PathLike | None = None) -> StorageError | None:

@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from common.claims import Claim
 from common.console import say
 from common.distributed import from_all, from_first, processes, rank, stop
-from common.files import check_folder, partials, writing
+from common.files import check_folder, remove_partials, writing
 from common.inputs import Cases, InputError
 from common.provenance import SUFFIX
 from common.runs import is_main_process
@@ -203,8 +203,7 @@ def _remove_partials(files: Iterable[Path]) -> None:
     """What a killed run left beside results; the claim of the case is held."""
     for file in files:
         for name in (file, Path(f"{file}{SUFFIX}")):
-            for left in partials(name):
-                left.unlink(missing_ok=True)
+            remove_partials(name)
 
 
 def batch_share(batch: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.files import StorageError, check_folder, partials, replacing, storage_error, writing
+from common.files import StorageError, check_folder, remove_partials, replacing, storage_error, writing
 from common.inputs import InputError, root_cause
 from common.weights import save_atomically
 
@@ -42,10 +42,14 @@ def test_two_writers_of_one_file_have_a_partial_each(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_a_killed_writer_left_is_found(tmp_path):
-    for name in (".0123abcd.a.nii.gz", ".0123abcd.b.nii.gz", ".a.nii.gz", "a.nii.gz"):
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    kept = [".0123abcd.b.nii.gz", ".a.nii.gz", ".settings.a.nii.gz", "a.nii.gz"]
+    for name in (".0123abcd.a.nii.gz", *kept):
         (tmp_path / name).touch()
-    assert [p.name for p in partials(tmp_path / "a.nii.gz")] == [".0123abcd.a.nii.gz"]
+    remove_partials(tmp_path / "a.nii.gz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept
+    remove_partials(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept[1:]
 
 
 def test_a_full_disk_is_one_line_with_path_and_free_space(tmp_path):
