@@ -44,3 +44,8 @@ def small_disk(tmp_path):
         pytest.skip("only root can mount a small disk")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a failed writer may still be open
+
+
+def pytest_addoption(parser):
+    """How often the fault suite kills."""
+    parser.addoption("--kills", type=int, default=20, help="kills at random moments in tests/bundles/test_faults.py")
