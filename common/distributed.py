@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,8 +22,8 @@ __all__ = [
     "from_first",
     "held_out_sampler",
     "is_main_process",
-    "numbers",
     "processes",
+    "rank",
     "sampler",
     "start",
     "start_if_launched",
@@ -33,8 +33,8 @@ __all__ = [
 T = TypeVar("T")
 
 WAIT = timedelta(days=1)  # the others wait while one restores or scores a large case; torchrun ends them if it dies
-_store: dist.Store | None = None  # where processes meet and count together, as long as they live
-_groups, _counts = itertools.count(), itertools.count()  # of groups joined and of calls of ``numbers``, alike in all
+_store: dist.Store | None = None  # where processes meet, as long as they live
+_groups = itertools.count()  # of groups joined, alike in all processes
 
 
 def device() -> torch.device:
@@ -65,10 +65,10 @@ def start(backend: str | None = None) -> None:
         backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
         if _store is None:
             _store, _, _ = next(dist.rendezvous("env://", timeout=WAIT))
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         # a prefix of its own: what an earlier group of this process has left in the store would mislead a new one
         store = dist.PrefixStore(f"group-{next(_groups)}", _store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=WAIT)
 
 
 def start_if_launched() -> None:
@@ -92,6 +92,11 @@ def stop() -> None:
 def processes() -> int:
     """How many processes work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def from_first(make: Callable[[], T]) -> T:
@@ -121,14 +126,6 @@ def from_all(mine: T) -> list[T]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, mine)
     return gathered
-
-
-def numbers() -> Iterator[int]:
-    """0, 1, 2, ... without end, each number in one process only: whoever asks next. All processes call it alike."""
-    if not dist.is_initialized():
-        return itertools.count()
-    store, key = _store, f"numbers-{next(_counts)}"
-    return (store.add(key, 1) - 1 for _ in itertools.count())
 
 
 def sampler(dataset: Sequence, held_out: bool = False) -> DistributedSampler | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.console import convolution_rate, duration, multiplications, say
 from common.engines import Evaluator
+from common.files import StorageError
 from common.headers import InputError, one_line
 from common.inputs import root_cause
 from common.weights import bare
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 class CaseEvaluator(Evaluator):
     """An ``Evaluator`` over ``common.inputs.Cases``: says how long a case will take, and survives its failure.
+
+    A full disk ends the run.
 
     Args:
         args, kwargs: as for ``common.engines.Evaluator``; the loader's dataset is a ``Cases`` and the inferer a
@@ -42,6 +45,8 @@ class CaseEvaluator(Evaluator):
             output = super()._iteration(engine, batchdata)
         except Exception as error:  # one case must not cost the others
             cause = root_cause(error)
+            if isinstance(cause, StorageError) and cause.everywhere:  # later cases would be computed for nothing
+                raise cause from None
             logger.debug("%s", source, exc_info=error)
             text = cause.reason if isinstance(cause, InputError) else f"failed ({one_line(cause)})"
             self.data_loader.dataset.add(source, text)

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import IterableDataset, get_worker_info
 
+from common.files import storage_error
 from common.fingerprint import SUFFIX as PROVENANCE
 from common.fingerprint import mark
 from common.headers import InputError, check_headers, dicom_series, one_line
@@ -165,7 +165,6 @@ class Cases(IterableDataset):
     Attributes:
         data: as given.
         failures: `(path, reason)` of every case that failed so far.
-        idle: whether no case is being processed; set and cleared by `CaseLoader`.
     """
 
     def __init__(
@@ -182,9 +181,6 @@ class Cases(IterableDataset):
         for path, reason in failures:
             self.add(path, reason)
         self._refused = len(self.failures)
-        self.order: Iterable[int] = range(len(self.data))
-        self.idle = threading.Event()
-        self.idle.set()
 
     def __len__(self) -> int:
         return len(self.data)
@@ -192,7 +188,7 @@ class Cases(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:
             raise RuntimeError("Cases needs num_workers=0: failures in a worker process would be lost")
-        for index in self.order:
+        for index in self.order():
             if index in self._failed:  # in an earlier pass
                 continue
             item = self.data[index]
@@ -210,6 +206,16 @@ class Cases(IterableDataset):
                 continue
             yield case
             self._left.discard(index)  # only now: a case lost between here and the consumer is told by `finish`
+
+    def order(self) -> Iterable[int]:
+        """Indices of the cases to load, one after the other."""
+        return range(len(self.data))
+
+    def processed(self) -> None:
+        """Called by `CaseLoader` when a case that it handed on has been processed, or has failed."""
+
+    def stop(self) -> None:
+        """Called by `CaseLoader` when it asks for no more cases."""
 
     def add(self, path: str, reason: str) -> None:
         """Remember that the case `path` failed, and log it in one line."""
@@ -267,19 +273,37 @@ def root_cause(error: BaseException) -> BaseException:
     return chain[-1]
 
 
-def plain_errors() -> None:
-    """From now on, an uncaught error caused by an `InputError` prints `error: <its line>` and no traceback.
+def _plain(error: BaseException) -> InputError | None:
+    """What the user is told of an error in one line; None for one that needs its traceback."""
+    cause = root_cause(error)
+    return cause if isinstance(cause, InputError) else storage_error(error)
 
-    For the first item of a config's `run`; the exit status stays 1, and other errors print as before.
+
+def _not_said_later(record: logging.LogRecord) -> bool:
+    """A filter: whether a record tells more than the line at the end will."""
+    error = sys.exc_info()[1]  # engines log while they handle it
+    engines = record.exc_info or "is terminating due to exception" in str(record.msg)
+    return not (engines and record.levelno >= logging.ERROR and error is not None and _plain(error) is not None)
+
+
+def plain_errors() -> None:
+    """From now on, an uncaught error caused by an `InputError` or a full disk prints `error: <its line>` alone.
+
+    For the first item of a config's `run`; the exit status stays 1, and other errors print as before. What MONAI's and
+    ignite's engines log of such an error on its way, traceback and all, is left out.
     """
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if _not_said_later not in handler.filters:
+                handler.addFilter(_not_said_later)
     if getattr(sys.excepthook, "prints_plain_errors", False):
         return
     before = sys.excepthook
 
     def hook(kind, error, traceback) -> None:
-        cause = root_cause(error)
-        if isinstance(cause, InputError):
-            print(f"error: {cause}", file=sys.stderr)
+        told = _plain(error)
+        if told is not None:
+            print(f"error: {told}", file=sys.stderr)
         else:
             before(kind, error, traceback)
 

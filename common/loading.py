@@ -21,25 +21,27 @@ class CaseLoader(DataLoader):
     It has no length: an ignite engine that expects `len(cases)` items starts again from the first when some failed.
 
     Args:
-        dataset: the cases; their `idle` tells whether the one before is still processed.
+        dataset: the cases; `processed` is called after each, and `stop` when no more are wanted.
     """
 
     def __init__(self, dataset: Cases) -> None:
         super().__init__(dataset, batch_size=1, num_workers=0)
 
     def __iter__(self) -> Iterator[Any]:
-        # not MONAI's ThreadDataLoader, which holds two more cases: several processes share cases one by one
-        cases, idle = super().__iter__(), self.dataset.idle
-        with ThreadPoolExecutor(1) as thread:
-            try:
-                ahead = thread.submit(next, cases, None)
-                while (case := ahead.result()) is not None:
-                    idle.clear()
+        # not MONAI's ThreadDataLoader, which holds two more cases: two runs into one folder share cases one by one
+        cases = super().__iter__()
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                try:
                     ahead = thread.submit(next, cases, None)
-                    yield case
-                    idle.set()
-            finally:
-                idle.set()  # else a thread that waits for it would never end
+                    while (case := ahead.result()) is not None:
+                        ahead = thread.submit(next, cases, None)
+                        yield case
+                        self.dataset.processed()
+                finally:
+                    self.dataset.stop()  # else a thread that waits for another run's case would hold up the end
+        finally:
+            self.dataset.stop()  # of what the thread has taken meanwhile
 
     def __len__(self) -> int:
         raise TypeError("the number of cases that can be loaded is not known before")

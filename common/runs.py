@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,11 @@ import torch
 import torch.distributed as dist
 from monai.handlers import MLFlowHandler
 
+from common.claims import Claim
 from common.distributed import from_first
+from common.files import remove_partials, replacing, writing
 from common.inputs import InputError
+from common.provenance import without_folders
 from common.settings import boolean, optional, quantity
 
 __all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "set_seed"]
@@ -26,7 +32,9 @@ def is_main_process() -> bool:
 
 
 def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path:
-    """The folder of a run, made if it is new: ``<output_dir>/<run_name>``.
+    """The folder of a run, made if it is new and claimed until this process ends: ``<output_dir>/<run_name>``.
+
+    A run that ends before anything is saved leaves no folder.
 
     Args:
         output_dir: where runs lie.
@@ -35,10 +43,26 @@ def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path
         prefix: first part of a name that is not given.
 
     Raises:
-        InputError: a run to resume has no ``last.pt``, or a new run's name is taken.
+        InputError: a run to resume has no ``last.pt``, a new run's name is taken, or another process is at work in the
+            folder.
+        StorageError: the folder cannot be written to.
     """
     root, name = Path(output_dir).expanduser(), optional(run_name)
-    return from_first(lambda: _choose(root, name, boolean(resume), prefix))
+    return from_first(lambda: _claimed(root, name, boolean(resume), prefix))
+
+
+def _claimed(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
+    with writing(root / (name or f"{prefix}-1")):
+        folder = _choose(root, name, resume, prefix)
+        claim = Claim(folder / ".lock", lambda: remove_partials(folder))
+        if not claim.take():
+            reason = f"{claim.holder()} is at work in this run; wait for it, or choose another --run_name"
+            raise InputError(reason, folder)
+    if not resume and (folder / "last.pt").is_file():  # another run has come and gone in between
+        claim.release()
+        return _claimed(root, name, resume, prefix)
+    atexit.register(_remove_if_unused, folder, claim)
+    return folder
 
 
 def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
@@ -49,23 +73,35 @@ def _choose(root: Path, name: str | None, resume: bool, prefix: str) -> Path:
         resumable = [p for _, p in sorted(numbered.items()) if (p / "last.pt").is_file()]
         folder = root / name if name else (resumable[-1] if resumable else root / f"{prefix}-1")
         if not (folder / "last.pt").is_file():
-            raise InputError(f"{folder}: nothing to resume, there is no last.pt")
+            raise InputError("nothing to resume, there is no last.pt", folder)
         return folder
     folder = root / (name or f"{prefix}-{max(numbered, default=0) + 1}")
     if (folder / "last.pt").is_file():
-        raise InputError(f"{folder}: this run exists; add --resume true to go on with it, or choose another --run_name")
+        reason = "this run exists; add --resume true to go on with it, or choose another --run_name"
+        raise InputError(reason, folder)
     try:
         folder.mkdir(parents=True, exist_ok=name is not None)
-    except FileExistsError:  # another run took this number just now
-        return _choose(root, name, resume, prefix)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return _choose(root, name, resume, prefix)  # another run took this number just now
     return folder
 
 
+def _remove_if_unused(folder: Path, claim: Claim) -> None:
+    """A folder in which a run that failed at its start has left nothing but TensorBoard's empty log."""
+    with contextlib.suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {".lock", "tensorboard"}:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            claim.release()
+            folder.rmdir()
+
+
 def save_config(folder: Path, keys: dict[str, Any]) -> None:
-    """Writes the keys a run was started with as ``config.json`` into its folder."""
+    """Writes the keys a run was started with as ``config.json`` into its folder, of paths their names alone."""
     if is_main_process():
-        text = json.dumps(keys, indent=4, default=str) + "\n"
-        (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+        with replacing(Path(folder) / "config.json") as partial:
+            partial.write_text(json.dumps(without_folders(keys), indent=4) + "\n", encoding="utf-8")
 
 
 def end_tracking(handlers: Sequence[Any]) -> None:

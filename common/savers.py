@@ -91,6 +91,7 @@ class SaveRestoredd(SaveImaged):
     Raises:
         InputError: int16 wanted for values outside its range; the result would overwrite a file that is no earlier
             result, or that of another input of this run (``a.nii`` beside ``a.nii.gz``).
+        StorageError: the folder is full or read-only; nothing hidden is left behind.
     """
 
     def __init__(
@@ -120,12 +121,10 @@ class SaveRestoredd(SaveImaged):
             name = self.name_of(image, source, postfix)
             target = result_path(source, self.output_dir, postfix, self.root, name)
             self._check_free(target, source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name("." + target.name)  # a killed run leaves no half file under the result's name
-            self.write(partial, image, source)
             facts = {**self.facts_of(image), INPUT: out.get(INPUT) or fingerprint([source])}
-            self.write_beside(target, image, source, out, facts)  # before the result, which tells that all is done
-            provenance.publish(partial, target, facts, source)
+            with provenance.publish(target, facts, source) as partial:
+                self.write(partial, image, source)
+                self.write_beside(target, image, source, out, facts)  # before the result, which tells that all is done
             self._sources[target] = source
             print(f"saved {target}", flush=True)
         return out

@@ -1,45 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processes share: a folder's cases, each done once, those that are finished left alone; a training's batches."""
+"""What runs and processes share: a folder's cases, each done once, finished ones left alone; a training's batches."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from monai.transforms import Compose
 
+from common.claims import Claim
 from common.console import say
-from common.distributed import from_all, from_first, numbers, processes, stop
+from common.distributed import from_all, from_first, processes, rank, stop
+from common.files import check_folder, remove_partials, writing
 from common.inputs import Cases, InputError
+from common.provenance import SUFFIX
 from common.runs import is_main_process
-from common.savers import SaveRestoredd
+from common.savers import ExpectedResults, SaveRestoredd
 
 __all__ = ["SharedCases", "batch_share", "batch_shares", "plan"]
 
 logger = logging.getLogger(__name__)
+WAIT = 0.5  # seconds between two looks at a case that another run is doing
 
 
-def plan(find: Callable[[], Mapping[str, list]], postprocessing: Compose) -> dict[str, Any]:
-    """The cases still to do, listed by the first process alone, so that all count through the same list.
+def _saver(postprocessing: Compose) -> SaveRestoredd:
+    return next(t for t in postprocessing.flatten().transforms if isinstance(t, SaveRestoredd))
 
-    A case is finished when all its results are there, complete, of the same weights, settings and input. Two cases
-    whose results would have the same name are refused before one process overwrites another's.
+
+def plan(find: Callable[[], Mapping[str, list]], postprocessing: Compose) -> dict[str, list]:
+    """The cases of a folder, listed by the first process alone, so that all count through the same list.
+
+    Two cases whose results would have the same name are refused before one overwrites the other's.
 
     Args:
         find: lists the cases: ``{"entries": [...], "failures": [(path, reason)]}``.
         postprocessing: transforms, among them the saver.
 
     Returns:
-        The same with "done", the number of finished cases, which are not among the entries.
+        The same.
+
+    Raises:
+        StorageError: results cannot be written to the output folder.
     """
-    saver = next(t for t in postprocessing.flatten().transforms if isinstance(t, SaveRestoredd))
-    return from_first(lambda: _unfinished(find(), saver))
+    return from_first(lambda: _listed(find, _saver(postprocessing)))
 
 
-def _unfinished(cases: Mapping[str, list], saver: SaveRestoredd) -> dict[str, Any]:
-    entries, failures, done, replaced = [], list(cases["failures"]), 0, 0
+def _listed(find: Callable[[], Mapping[str, list]], saver: SaveRestoredd) -> dict[str, list]:
+    check_folder(saver.output_dir)
+    cases = find()
+    entries, failures = [], list(cases["failures"])
     owners: dict[Path, str] = {}
     for entry in cases["entries"]:
         try:
@@ -55,58 +69,115 @@ def _unfinished(cases: Mapping[str, list], saver: SaveRestoredd) -> dict[str, An
             failures.append((expected.source, f"its result would overwrite that of {before}; rename one of them"))
             continue
         owners.update(dict.fromkeys(expected.files, expected.source))
-        if expected.finished():
-            done += 1
-        else:
-            entries.append(entry)
-            replaced += any(file.exists() for file in expected.files)
-    if done:
-        logger.info("%d cases are finished already, %d are left", done, len(entries))
-    if replaced:
-        reasons = "incomplete, or of another input, weights or settings"
-        logger.warning("%d cases have results there that are %s; these cases are done again", replaced, reasons)
-    return {"entries": entries, "failures": failures, "done": done}
+        entries.append(entry)
+    return {"entries": entries, "failures": failures}
 
 
 class SharedCases(Cases):
-    """``Cases`` of several processes: each takes the next case that nobody has taken.
+    """``Cases`` that several processes and several runs share: each is done once.
 
-    With ``CaseLoader`` a process loads one case while it works on another. The last cases, as many as there are
-    processes, are taken only by one that has nothing else to do.
+    Of the processes of one run each takes every n-th case, by its rank. A case is claimed by a lock file in the output
+    folder; one that another run has claimed is left to it, and looked at again at the end: if that run was killed, this
+    one does the case. A case is finished when all its results are there, complete, of the same weights, settings and
+    input; then it is left alone.
 
     Args:
         data: the same list in every process, see ``plan``.
         transform, failures: as for ``Cases``.
-        done: cases finished in an earlier run, for the summary.
+        postprocessing: transforms, among them the saver.
     """
 
     def __init__(
         self,
         data: Sequence[Mapping],
-        transform: Callable | Sequence[Callable] | None = None,
+        transform: Callable | Sequence[Callable] | None,
+        postprocessing: Compose,
         failures: Iterable[tuple[str, str]] = (),
-        done: int = 0,
     ) -> None:
         super().__init__(data, transform, failures if is_main_process() else ())
-        self.done = done
-        self._left.clear()  # holds this process's own cases only
-        self.order = self._taken(numbers(), numbers())
+        self.saver = _saver(postprocessing)
+        self.done = 0  # cases of this process that were finished already, or that another run has finished meanwhile
+        self._left = set(range(rank(), len(self.data), processes()))
+        self._claims: deque[Claim | None] = deque()  # of the cases handed on, in their order
+        self._told: set[int] = set()  # cases that were said to be left to another run
+        self._stopped = threading.Event()
 
-    def _taken(self, early: Iterator[int], late: Iterator[int]) -> Iterator[int]:
-        others = processes() > 1
-        split = max(0, len(self.data) - processes()) if others else len(self.data)
-        for index in early:
-            if index >= split:
-                break
-            self._left.add(index)
-            yield index
-        while True:
-            self.idle.wait()  # before the number is drawn: a case taken ahead would wait while others have none
-            index = split + next(late)
-            if index >= len(self.data):
+    def order(self) -> Iterator[int]:
+        """Indices of this process's cases that are not finished, each claimed.
+
+        Raises:
+            StorageError: a claim cannot be written.
+        """
+        self._stopped.clear()
+        waiting = sorted(self._left - self._failed)
+        while waiting:
+            others = []
+            for index in waiting:
+                if self._stopped.is_set():
+                    return
+                state = self._claim(index)
+                if state is None:
+                    others.append(index)
+                elif state:
+                    yield index
+                    if index in self._failed and self._claims:  # while it was loaded
+                        self._give_back(self._claims.pop())
+            if len(others) == len(waiting) and self._stopped.wait(WAIT):
                 return
-            self._left.add(index)
-            yield index
+            waiting = others
+
+    def _claim(self, index: int) -> bool | None:
+        """Whether this process has to do a case, and holds its claim; None where another run is doing it."""
+        try:
+            expected = self.saver.expect(self.data[index])
+        except Exception:  # not an image: told when it is loaded
+            self._claims.append(None)
+            return True
+        claim = Claim(self._lock_file(expected), lambda: _remove_partials(expected.files))
+        with writing(claim.path):
+            claim.path.parent.mkdir(parents=True, exist_ok=True)
+            taken = claim.take()
+        if not taken:
+            if index not in self._told:
+                logger.info("%s: left to %s", expected.source, claim.holder())
+            self._told.add(index)
+            return None
+        if expected.finished():  # asked only now: another run may just have done it
+            claim.release()
+            self._left.discard(index)
+            self.done += 1
+            return False
+        self._say_replaced(expected)
+        self._claims.append(claim)
+        return True
+
+    def _lock_file(self, expected: ExpectedResults) -> Path:
+        """In the output folder itself: a case that fails shall leave no folder of its own."""
+        folder = Path(self.saver.output_dir).expanduser()
+        name = Path(os.path.relpath(expected.files[0], folder)).as_posix()
+        return folder / f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+
+    @staticmethod
+    def _say_replaced(expected: ExpectedResults) -> None:
+        if any(file.exists() for file in expected.files):
+            reasons = "incomplete, or of another input, weights or settings"
+            logger.info("%s: what is there is %s, and is done again", expected.source, reasons)
+
+    @staticmethod
+    def _give_back(claim: Claim | None) -> None:
+        if claim is not None:
+            claim.release()
+
+    def processed(self) -> None:
+        """Gives back the claim of the case that was handed on first."""
+        if self._claims:
+            self._give_back(self._claims.popleft())
+
+    def stop(self) -> None:
+        """Gives back all claims, and waits for no other run."""
+        self._stopped.set()
+        while self._claims:
+            self.processed()
 
     def finish(self, raise_error: bool = True) -> None:
         """Waits for the other processes; the first one logs the summary of all, one line per failed case.
@@ -115,14 +186,24 @@ class SharedCases(Cases):
             SystemExit: with status 1 in every process, if a case of any of them failed and ``raise_error``.
         """
         failures = [failure for of_one in from_all(self.all_failures()) for failure in of_one]
-        total = len(self.data) + self.done + sum(from_all(self._refused))
+        total = len(self.data) + sum(from_all(self._refused))
+        done = sum(from_all(self.done))
         first = is_main_process()  # asked before the group is left, since an exit skips ``finalize``
         if failures and raise_error:
             stop()
         if first:
+            if done:
+                logger.info("%d cases were finished already, or by another run", done)
             self._sum_up(failures, total, raise_error)
         elif failures and raise_error:
             raise SystemExit(1)
+
+
+def _remove_partials(files: Iterable[Path]) -> None:
+    """What a killed run left beside results; the claim of the case is held."""
+    for file in files:
+        for name in (file, Path(f"{file}{SUFFIX}")):
+            remove_partials(name)
 
 
 def batch_share(batch: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.files import replacing
 from common.inputs import InputError
 from common.settings import boolean, value
 
@@ -29,12 +30,13 @@ def bare(network: nn.Module) -> nn.Module:
 
 
 def save_atomically(state: Any, path: str | os.PathLike) -> None:
-    """Writes a checkpoint so that a killed process leaves the old file whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    """Writes a checkpoint so that a killed process, or a full disk, leaves the old file whole.
+
+    Raises:
+        StorageError: the folder is full or read-only.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:  # torch's own opening hides the system's error
+        torch.save(state, file)
 
 
 def load_checkpoint(path: str | os.PathLike) -> Any:

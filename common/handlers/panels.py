@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw
 
 from common.console import say
+from common.files import replacing
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
 
@@ -84,8 +85,8 @@ class Panels:
             name = f"{item['case']}_{item['setting']}_epoch{engine.state.epoch}"
             images = [(title, item[key][0]) for title, key in self.columns]
             picture = self.draw(images, item[self.pred][0], item[self.truth][0])
-            self.folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(self.folder / f"{name}.png")
+            with replacing(self.folder / f"{name}.png") as partial:
+                Image.fromarray(picture).save(partial)
             self._log(name.rsplit("_epoch", 1)[0], picture, engine.state.epoch)
 
     def _log(self, tag: str, picture: np.ndarray, epoch: int) -> None:

@@ -12,8 +12,8 @@ from ignite.engine import Engine, Events
 
 from common.console import say
 from common.distributed import from_first
+from common.files import StorageError, writing
 from common.inputs import InputError
-from common.runs import is_main_process
 from common.sample_data import is_sample
 from common.settings import boolean
 from common.weights import bare, fits, load_flat, save_atomically
@@ -72,8 +72,11 @@ class PromoteWeights:
         if not self.best.beats(self.best.score, present):
             say(f"{self.target} stays: it scores {self.best.text(present)}, this run {self.best.text(self.best.score)}")
             return
-        if is_main_process():
-            self.replace()
+        try:
+            from_first(self.replace)
+        except StorageError as error:
+            say(f"{self.target} stays: {error}; use this run's weights with --weights {self.best.path}")
+            return
         scores = f"{self.best.text(self.best.score)} against {self.best.text(present)}"
         say(f"{self.target} now holds this run's weights ({scores})")
 
@@ -83,9 +86,14 @@ class PromoteWeights:
         return self.best.path.with_name("replaced.pt")
 
     def replace(self) -> None:
-        """Puts the run's best weights in the place of the present ones, which are kept; in the main process only."""
+        """Puts the run's best weights in the place of the present ones, which are kept; in the main process only.
+
+        Raises:
+            StorageError: the folder of either cannot be written to; the present ones stay.
+        """
         if self.target.is_file():
-            shutil.copy2(self.target, self.replaced)
+            with writing(self.replaced):
+                shutil.copy2(self.target, self.replaced)
         save_atomically(load_flat(self.best.path), self.target)
 
     def score(self, state: Mapping[str, Any]) -> float:

@@ -14,10 +14,13 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from common.console import say
+from common.files import replacing
+from common.headers import InputError, one_line
 from common.runs import is_main_process
 
 __all__ = ["ScoreTable", "markdown_table", "mean_and_sd"]
 
+LABELS = {"epoch", "case", "setting"}
 BASELINE = "baseline_"  # metrics of the trivial method have this before the network's metric's name
 
 
@@ -77,7 +80,8 @@ class ScoreTable:
         self._append(rows)
         if self.table:
             text = self.text(rows)
-            (self.folder / "scores.md").write_text(text + "\n", encoding="utf-8")
+            with replacing(self.folder / "scores.md") as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
             say(text)
 
     @property
@@ -86,27 +90,40 @@ class ScoreTable:
         return self.folder / "scores.csv"
 
     def _append(self, rows: Sequence[dict[str, str]]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         # a resumed run may repeat an epoch that was validated but not saved: the later lines count
         kept = [row for row in self.rows() if rows and row["epoch"] != rows[0]["epoch"]]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows([*kept, *rows])
 
     def rows(self, epoch: int | None = None) -> list[dict[str, str]]:
-        """Lines of the CSV file, of one epoch or of all."""
+        """Lines of the CSV file, of one epoch or of all.
+
+        Raises:
+            InputError: the file there is no table of scores.
+        """
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if epoch is None or row["epoch"] == str(epoch)]
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            for row in rows:
+                for name in row.keys() - LABELS:
+                    float(row[name])
+                if not row.keys() >= LABELS:
+                    raise ValueError(f"no column {' or '.join(sorted(LABELS - row.keys()))}")
+        except (OSError, TypeError, ValueError, csv.Error) as error:
+            reason = "not a table of scores; move it away, and the run starts a new one"
+            raise InputError(f"{reason} ({one_line(error)})", self.path) from error
+        return [row for row in rows if epoch is None or row["epoch"] == str(epoch)]
 
     def text(self, rows: Sequence[dict[str, str]]) -> str:
         """Markdown table: a line per case and setting, then mean and standard deviation per setting.
 
         With further methods a line is one method's.
         """
-        names = [name for name in rows[0] if name not in ("epoch", "case", "setting", "loss")]
+        names = [name for name in rows[0] if name not in LABELS | {"loss"}]
         names = [name for name in names if not name.startswith((BASELINE, *(f"{other}_" for other in self.others)))]
         groups = [(row["case"], [row]) for row in rows]
         for setting in dict.fromkeys(row["setting"] for row in rows):

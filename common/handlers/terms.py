@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from common.files import replacing, writing
 from common.runs import is_main_process
 
 __all__ = ["KeepInOutput", "TermsTable"]
@@ -40,17 +41,17 @@ class TermsTable:
     def _start(self, engine: Engine) -> None:
         kept = []
         if self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.reader(file) if row[:1] and row[0].isdigit()]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+            with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+                lines = (line.replace("\0", "") for line in file)  # after a power cut
+                kept = [row for row in csv.reader(lines) if row[:1] and row[0].isdecimal()]
+        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["iteration", "epoch", "term", "value"])
             writer.writerows(row for row in kept if int(row[0]) <= engine.state.iteration)
 
     def __call__(self, engine: Engine) -> None:
         state = engine.state
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             terms = self.terms(state.output).items()
             csv.writer(file).writerows([state.iteration, state.epoch, name, f"{term:.6g}"] for name, term in terms)
 

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from common.files import writing
+
 ABANDONED_AFTER = 24 * 3600.0  # seconds after which an unfinished folder belongs to a killed run, not to a slow one
 
 
@@ -35,9 +37,17 @@ def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
     Args:
         folder: where the data belongs.
         build: fills the folder that it is given; what it raises passes through, and nothing is left behind.
+
+    Raises:
+        StorageError: the cache folder is full or read-only.
     """
     if folder.is_dir():
         return folder
+    with writing(folder):
+        return _build(folder, build)
+
+
+def _build(folder: Path, build: Callable[[Path], object]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left_over in folder.parent.glob(f".{folder.name}.*"):
         with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from monai.utils import optional_import
 from nibabel.filebasedimages import ImageFileError
 
+from common.files import replacing
 from common.sample_data.anatomy import load_template
 from common.sample_data.brain import DEFAULT_SHAPE, SEQUENCES, check_shape, make_brain_case
 from common.sample_data.cache import build_once, cache_root
@@ -125,16 +125,11 @@ def _is_complete(folder: Path, seed: int, shape: tuple[int, int, int]) -> bool:
 def _write_case(folder: Path, seed: int, shape: tuple[int, int, int]) -> None:
     """Make one case and write its five files, each under a temporary name first."""
     case = make_brain_case(seed, shape)
-    folder.mkdir(parents=True, exist_ok=True)
     for kind in (*SEQUENCES, "seg"):
         image = nib.Nifti1Image(case[kind].astype(np.uint8 if kind == "seg" else np.int16), case["affine"])
         image.set_qform(case["affine"], code=1)
         image.set_sform(case["affine"], code=1)
         image.header.set_xyzt_units("mm")
         image.header["descrip"] = _description(seed)
-        unfinished = folder / f".{uuid.uuid4().hex}.nii.gz"
-        try:
+        with replacing(_file(folder, kind)) as unfinished:
             nib.save(image, unfinished)
-            os.replace(unfinished, _file(folder, kind))
-        finally:
-            unfinished.unlink(missing_ok=True)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from numbers import Integral
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from common.files import replacing
 from common.sample_data.cache import build_once, cache_root
 from common.sample_data.cases import shown
 from common.sample_data.ultrasound import DEFAULT_SIZE, PROBES, make_frame
@@ -104,12 +104,7 @@ def _is_ours(path: Path, description: str) -> bool:
 
 
 def _write(pixels: np.ndarray, path: Path, description: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     note = PngInfo()
     note.add_text("Description", description)
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.png")
-    try:
+    with replacing(path) as unfinished:
         Image.fromarray(pixels).save(unfinished, pnginfo=note)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -8,21 +8,23 @@ import sys
 import pytest
 
 from common.fingerprint import INPUT, file_hash, fingerprint
-from common.provenance import SUFFIX, command_line_overrides, describe, is_finished, write
+from common.provenance import SUFFIX, command_line_overrides, describe, is_finished, without_folders, write
 
 
 @pytest.mark.parametrize(
     ("arguments", "kept"),
     [
-        (["--scale", "[2,2,2]"], {"scale": "[2,2,2]"}),
-        (["--scale=2"], {"scale": "2"}),
-        (["--seed", "-1"], {"seed": "-1"}),
-        (["--validate::dataset::crop", "48"], {"validate::dataset::crop": "48"}),
-        (["--network_def#num_layers", "10"], {"network_def#num_layers": "10"}),
-        (["--amp", "--seed", "3"], {"amp": "true", "seed": "3"}),
-        (["--integers"], {"integers": "true"}),
+        (["--scale", "[2,2,2]"], {"scale": [2, 2, 2]}),
+        (["--scale=2"], {"scale": 2}),
+        (["--seed", "-1"], {"seed": -1}),
+        (["--validate::dataset::crop", "48"], {"validate::dataset::crop": 48}),
+        (["--network_def#num_layers", "10"], {"network_def#num_layers": 10}),
+        (["--amp", "--seed", "3"], {"amp": True, "seed": 3}),
+        (["--integers"], {"integers": True}),
         (["--run-name", "x"], {"run_name": "x"}),
         (["run", "training", "config.json"], {}),
+        (["--dataset_dir", "Doe^Jane", "--output_dir=x", "--ckpt_dir", "y", "--device", "cpu", "--memory_gb", "2"], {}),
+        (["--config_file", "['a.json']", "--bundle_root", "z"], {}),
         ([], {}),
     ],
 )
@@ -34,18 +36,29 @@ def test_keys_of_the_command_line_are_kept(arguments, kept):
     ("text", "kept"),
     [
         ("/home/jane/scans/a.nii.gz", "a.nii.gz"),
-        ("/home/jane/scans/", "scans"),
-        ("/home/jane doe/my scans", "my scans"),
+        ("/home/jane/scans/", "folder"),
+        ("/home/[jane 'doe\"]/my scans", "my scans"),
+        ("/home/jane doe, jane/{a}: b=[c/x,y.nii]", "x,y.nii]"),
         (r"C:\Users\Jane Doe\scan.nii", "scan.nii"),
         ("../a.nii", "a.nii"),
-        ("['/home/jane doe/a.json','/home/jane/b.json']", "['a.json','b.json']"),
-        ("[/home/jane/a.json,/home/jane/b.json]", "[a.json,b.json]"),
+        ("['/home/jane doe/a.json','/home/jane/b.json']", ["a.json", "b.json"]),
+        ("['/home/[jane] \"doe\", o/a.json', 7]", ["a.json", 7]),
+        ("{'t1c': '/home/jane/a.nii'}", {"t1c": "a.nii"}),
+        ("[/home/jane/a.json,/home/jane/b.json]", "b.json]"),
         ("t1n", "t1n"),
     ],
 )
 def test_folders_are_cut_to_their_last_part(text, kept):
     for arguments in (["--key", text], [f"--key={text}"]):
         assert command_line_overrides(arguments) == {"key": kept}
+
+
+def test_an_existing_folder_has_no_name(tmp_path):
+    (tmp_path / "Doe^Jane").mkdir()
+    assert without_folders({"reference": tmp_path / "Doe^Jane", "mask": str(tmp_path / "Doe^Jane" / "m.nii")}) == {
+        "reference": "folder",
+        "mask": "m.nii",
+    }
 
 
 def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
@@ -67,7 +80,7 @@ def test_a_result_names_bundle_version_weights_and_input(tmp_path, monkeypatch):
         "detector_sha256": file_hash(tmp_path / "mask.pt"),
         "reference_sha256": None,
         "settings": {"scale": [2, 2, 2], "mask": "m.nii", "guides": ["t2.nii", "t1c"]},
-        "overrides": {"dataset_dir": "scans", "scale": "2"},
+        "overrides": {"scale": 2},
         "not_for": "diagnosis",
         "input": "a.nii.gz",
     }

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which cases are left to do, and that each is taken once."""
 
-import itertools
 import json
 import os
 import shutil
+import signal
+import socket
 import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +16,7 @@ import pytest
 from monai.transforms import Compose, LoadImage
 
 from common.inputs import CaseLoader, Cases, InputError
-from common.provenance import SUFFIX, is_finished, publish
+from common.provenance import SUFFIX, command_line_overrides, is_finished, publish
 from common.savers import SaveRestoredd
 from common.sharing import SharedCases, batch_share, batch_shares, plan
 
@@ -41,24 +43,37 @@ def planned(paths, saver, failures=()):
     return plan(lambda: {"entries": entries, "failures": list(failures)}, Compose([Compose([saver])]))
 
 
+def done(entries, saver):
+    """How many of these cases are finished; the others are asked for."""
+    entries = [entry if isinstance(entry, dict) else {"image": entry, "guide": []} for entry in entries]
+    cases = SharedCases(entries, None, Compose([saver]))
+    assert len(list(cases)) == len(entries) - cases.done
+    cases.stop()
+    return cases.done
+
+
 def restore(path, saver):
     image = LoadImage(image_only=True, ensure_channel_first=True)(path)
     saver({key: image for key in saver.keys})
 
 
-def test_finished_cases_are_left_out_and_counted(scans, tmp_path):
+def test_finished_cases_are_left_out_and_counted(scans, tmp_path, caplog):
     restore(scans[1], saver(tmp_path))
     found = planned(scans, saver(tmp_path), [("other", "why")])
-    assert [entry["image"] for entry in found["entries"]] == [scans[0], scans[2]]
-    assert (found["done"], found["failures"]) == (1, [("other", "why")])
+    assert [entry["image"] for entry in found["entries"]] == scans and found["failures"] == [("other", "why")]
+    cases = SharedCases(found["entries"], loader(), Compose([saver(tmp_path)]), found["failures"])
+    with caplog.at_level("INFO"):
+        assert [case["image"].meta["filename_or_obj"][0] for case in CaseLoader(cases)] == [scans[0], scans[2]]
+        cases.finish(raise_error=False)
+    assert "1 cases were finished already" in caplog.text and "3 of 4 cases done, 1 failed:" in caplog.text
 
 
 def test_a_case_is_finished_with_all_of_its_results(scans, tmp_path):
     restore(scans[0], saver(tmp_path))
     both = saver(tmp_path, ["sr", "residual"])
-    assert planned(scans[:1], both)["done"] == 0
+    assert done(scans[:1], both) == 0
     restore(scans[0], both)
-    assert planned(scans[:1], both)["done"] == 1
+    assert done(scans[:1], both) == 1
 
 
 @pytest.mark.parametrize(
@@ -67,14 +82,14 @@ def test_a_case_is_finished_with_all_of_its_results(scans, tmp_path):
 )
 def test_results_of_other_weights_or_settings_are_made_again(scans, tmp_path, facts):
     restore(scans[0], saver(tmp_path))
-    assert planned(scans[:1], saver(tmp_path, **facts))["done"] == 0
+    assert done(scans[:1], saver(tmp_path, **facts)) == 0
 
 
 def test_where_a_result_is_made_is_no_setting_of_it(scans, tmp_path):
     restore(scans[0], saver(tmp_path))
-    other = {"scale": "2", "device": "cuda", "memory_gb": "8", "config_file": "['a.json','b.json']"}
-    other |= {"dataset_dir": "moved", "output_dir": "moved"}
-    assert planned(scans[:1], saver(tmp_path, overrides=other))["done"] == 1
+    words = "--scale 2 --device cuda --memory_gb 8 --config_file ['a.json','b.json'] --dataset_dir moved --output_dir x"
+    restore(scans[0], saver(tmp_path, overrides=command_line_overrides(["--scale", "2", "--device", "cpu"])))
+    assert done(scans[:1], saver(tmp_path, overrides=command_line_overrides(words.split()))) == 1
 
 
 def _older(path):
@@ -83,22 +98,23 @@ def _older(path):
 
 
 def test_a_folder_with_the_same_names_is_not_finished(scans, tmp_path, caplog):
+    caplog.set_level("INFO")
     restore(scans[0], saver(tmp_path))
     other = tmp_path / "elsewhere" / "in" / "0.nii.gz"
     other.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(np.random.default_rng(1).random((4, 4, 4)).astype(np.float32), np.eye(4)), other)
     _older(other)
-    assert planned([str(other)], saver(tmp_path))["done"] == 0
-    assert "1 cases have results there that are incomplete, or of another input" in caplog.text
+    assert done([str(other)], saver(tmp_path)) == 0
+    assert "0.nii.gz: what is there is incomplete, or of another input" in caplog.text
     restore(str(other), saver(tmp_path))
-    assert planned([str(other)], saver(tmp_path))["done"] == 1
-    assert planned(scans[:1], saver(tmp_path))["done"] == 0
+    assert done([str(other)], saver(tmp_path)) == 1
+    assert done(scans[:1], saver(tmp_path)) == 0
 
 
 def test_the_same_scans_elsewhere_are_finished(scans, tmp_path):
     restore(scans[0], saver(tmp_path))
     shutil.copytree(tmp_path / "in", tmp_path / "moved" / "in")
-    assert planned([str(tmp_path / "moved" / "in" / "0.nii.gz")], saver(tmp_path))["done"] == 1
+    assert done([str(tmp_path / "moved" / "in" / "0.nii.gz")], saver(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("key", ["image", "guide"])
@@ -108,12 +124,11 @@ def test_an_input_or_guide_replaced_by_an_older_file_is_noticed(scans, tmp_path,
     some = saver(tmp_path)
     (case,) = Cases([entry], loader())
     some({"pred": case["image"], **{key: value for key, value in case.items() if key != "image"}})
-    found = Compose([some])
-    assert plan(lambda: {"entries": [entry], "failures": []}, found)["done"] == 1
+    assert done([entry], some) == 1
     changed = Path([*entry["guide"], scans[0]][key == "image"])
     nib.save(nib.Nifti1Image(np.random.default_rng(1).random((4, 4, 4)).astype(np.float32), np.eye(4)), changed)
     _older(changed)
-    assert plan(lambda: {"entries": [entry], "failures": []}, found)["done"] == 0
+    assert done([entry], some) == 0
 
 
 def _newer_input(result, source):
@@ -145,15 +160,22 @@ def test_what_is_not_complete_is_not_finished(scans, tmp_path, fault):
 
 
 def test_a_kill_between_sidecar_and_result_leaves_no_old_result_beside_a_new_sidecar(tmp_path, monkeypatch):
-    partial, result, replace = tmp_path / ".a", tmp_path / "a", os.replace
-    partial.write_text("old", encoding="utf-8")
-    publish(partial, result, {"text": "old"}, "a.nii")
-    partial.write_text("new", encoding="utf-8")
+    result, replace = tmp_path / "a", os.replace
+    with publish(result, {"text": "old"}, "a.nii") as partial:
+        partial.write_text("old", encoding="utf-8")
     monkeypatch.setattr(os, "replace", lambda a, b: _killed() if str(b) == str(result) else replace(a, b))
-    with pytest.raises(KeyboardInterrupt):
-        publish(partial, result, {"text": "new"}, "a.nii")
+    with pytest.raises(KeyboardInterrupt), publish(result, {"text": "new"}, "a.nii") as partial:
+        partial.write_text("new", encoding="utf-8")
     assert json.loads((tmp_path / f"a{SUFFIX}").read_text(encoding="utf-8"))["text"] == "new"
-    assert not result.exists() and partial.read_text(encoding="utf-8") == "new"
+    assert not result.exists() and [path.name for path in tmp_path.iterdir()] == [f"a{SUFFIX}"]
+
+
+def test_a_result_stays_while_the_same_one_is_made_again(tmp_path):
+    for _ in range(2):
+        with publish(tmp_path / "a", {"text": "same"}, "a.nii") as partial:
+            partial.write_text("image", encoding="utf-8")
+            before = (tmp_path / "a").exists()
+    assert before
 
 
 def _killed():
@@ -177,90 +199,73 @@ def test_what_only_loading_shows_is_left_for_it(scans, tmp_path, monkeypatch):
     assert planned(scans, some)["failures"] == [(path, "no") for path in scans]
 
 
-def test_an_only_process_does_all_cases_and_says_so(scans, caplog):
-    cases = SharedCases([{"image": path} for path in scans], loader(), done=2)
-    with caplog.at_level("INFO"):
-        assert len(list(CaseLoader(cases))) == 3
-        cases.finish()
-    assert "5 of 5 cases done" in caplog.text
-
-
-def test_two_readers_of_one_counter_share_the_cases(scans, monkeypatch):
-    counter = iter(range(100))
-    monkeypatch.setattr("common.sharing.numbers", lambda: counter)
-    first, second = (SharedCases([{"image": path} for path in scans], loader()) for _ in range(2))
-    one = next(iter(first))
-    rest = list(second)
-    names = [case["image"].meta["filename_or_obj"] for case in (one, *rest)]
-    assert names == scans
-
-
-class Process:
-    """One of several processes that share cases, with the names of those that it has loaded so far."""
-
-    def __init__(self, count):
-        self.loaded, self.news = [], threading.Condition()
-        self.cases = SharedCases([{"name": number} for number in range(count)], self.load)
-        self.seen = (int(case["name"]) for case in CaseLoader(self.cases))
-
-    def load(self, item):
-        with self.news:
-            self.loaded.append(item["name"])
-            self.news.notify_all()
-        return item
-
-    def has_loaded(self, *names):
-        """Waits for these, and a moment for more."""
-        with self.news:
-            self.news.wait_for(lambda: len(self.loaded) >= len(names), timeout=10)
-            self.news.wait_for(lambda: len(self.loaded) > len(names), timeout=0.2)
-        return self.loaded == list(names)
+def test_each_process_takes_its_share_by_rank(scans, tmp_path, monkeypatch):
+    shares = []
+    monkeypatch.setattr("common.sharing.processes", lambda: 2)
+    for number in range(2):
+        monkeypatch.setattr("common.sharing.rank", lambda number=number: number)
+        cases = SharedCases([{"image": path} for path in scans], loader(), Compose([saver(tmp_path)]))
+        shares.append([case["image"].meta["filename_or_obj"][0] for case in CaseLoader(cases)])
+    assert shares == [[scans[0], scans[2]], [scans[1]]]
 
 
 @pytest.fixture
-def share(monkeypatch):
-    """A function that gives processes which share a number of cases."""
+def elsewhere(scans, tmp_path):
+    """A process that has claimed the first case and written half of its result; a function kills it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            next(iter(SharedCases([{"image": scans[0]}], None, Compose([saver(tmp_path)]))))
+            (tmp_path / "out" / ".0123abcd.0_sr.nii.gz").write_text("half a result", encoding="utf-8")
+            os.write(writing, b"!")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    told = os.read(reading, 1)
+    os.close(reading)
+    alive = [child]
 
-    def give(count, processes):
-        counters = [itertools.count(), itertools.count()]
-        asked = itertools.count()
-        monkeypatch.setattr("common.sharing.numbers", lambda: counters[next(asked) % 2])
-        monkeypatch.setattr("common.sharing.processes", lambda: processes)
-        return [Process(count) for _ in range(processes)]
+    def kill():
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        alive.clear()
 
-    return give
-
-
-def test_a_process_loads_one_case_ahead_and_no_more(share):
-    first, second = share(8, 2)
-    assert next(first.seen) == 0 and first.has_loaded(0, 1)
-    assert next(second.seen) == 2 and second.has_loaded(2, 3)
-    assert next(first.seen) == 1 and first.has_loaded(0, 1, 4)
-    # a large case in the first process: the second does all that the first has not taken
-    assert list(second.seen) == [3, 5, 6, 7]
-    assert list(first.seen) == [4]
-    for process in (first, second):
-        process.cases.finish()
-
-
-@pytest.mark.parametrize(("count", "processes"), [(2, 2), (4, 4), (3, 4), (1, 2)])
-def test_where_there_is_one_case_for_each_process_none_takes_two(share, count, processes):
-    group = share(count, processes)
-    for number, process in enumerate(group[:count]):
-        assert next(process.seen) == number and process.has_loaded(number)
-    assert [list(process.seen) for process in group] == [[]] * processes
+    yield child, kill
+    kill()
+    assert told == b"!"
 
 
-def test_the_last_cases_wait_for_a_process_that_is_free(share):
-    first, second = share(4, 2)
-    assert next(first.seen) == 0 and first.has_loaded(0, 1)
-    assert list(second.seen) == [2, 3] and list(first.seen) == [1]
+def test_a_case_that_another_run_has_claimed_is_left_to_it_until_it_dies(scans, tmp_path, elsewhere, caplog):
+    caplog.set_level("INFO")
+    child, kill = elsewhere
+    cases = SharedCases([{"image": path} for path in scans], loader(), Compose([saver(tmp_path)]))
+    found = iter(CaseLoader(cases))
+    assert [next(found)["image"].meta["filename_or_obj"][0] for _ in range(2)] == scans[1:]
+    assert f"{scans[0]}: left to process {child} on {socket.gethostname()}" in caplog.text
+    kill()
+    assert [case["image"].meta["filename_or_obj"][0] for case in found] == scans[:1]
+    assert list((tmp_path / "out").iterdir()) == []  # neither its lock nor its half result
 
 
-def test_a_process_that_stops_early_waits_for_no_case(share):
-    first, _ = share(2, 2)
-    assert next(first.seen) == 0  # its thread now waits until this case is done
-    stop = threading.Thread(target=first.seen.close, daemon=True)
+def test_a_case_that_another_run_has_finished_meanwhile_is_counted_as_done(scans, tmp_path, elsewhere):
+    cases = SharedCases([{"image": path} for path in scans], loader(), Compose([saver(tmp_path)]))
+    found = iter(CaseLoader(cases))
+    for _ in range(2):
+        next(found)
+    restore(scans[0], saver(tmp_path))  # stands for the other process
+    elsewhere[1]()
+    assert list(found) == [] and cases.done == 1
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_run_that_stops_waits_for_no_other(scans, tmp_path):
+    cases = SharedCases([{"image": path} for path in scans[:2]], loader(), Compose([saver(tmp_path)]))
+    found = iter(CaseLoader(cases))
+    next(found)  # its thread now waits for the other run
+    stop = threading.Thread(target=found.close, daemon=True)
     stop.start()
     stop.join(timeout=10)
     assert not stop.is_alive()
@@ -302,9 +307,11 @@ def loader():
     return lambda item: {**item, "image": load(item["image"])}
 
 
-def test_failures_end_with_status_1(scans, caplog):
-    cases = SharedCases([{"image": path} for path in [*scans, "missing.nii"]], loader(), [("bad.nii", "no")])
+def test_failures_end_with_status_1(scans, tmp_path, caplog):
+    entries = [{"image": path} for path in [*scans, "missing.nii"]]
+    cases = SharedCases(entries, loader(), Compose([saver(tmp_path)]), [("bad.nii", "no")])
     list(CaseLoader(cases))
+    assert not list((tmp_path / "out").glob(".*"))
     with pytest.raises(SystemExit):
         cases.finish()
     assert "3 of 5 cases done, 2 failed:" in caplog.text

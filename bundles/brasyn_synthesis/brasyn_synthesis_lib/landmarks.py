@@ -17,6 +17,7 @@ from monai.transforms import LoadImage
 from torch import nn
 
 from common.console import say
+from common.files import replacing
 from common.inputs import CheckVoxelsd, InputError, root_cause
 from common.runs import is_main_process
 from common.settings import boolean
@@ -63,8 +64,8 @@ class Landmarks:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the file that ``read`` reads."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=4) + "\n", encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=4) + "\n", encoding="utf-8")
 
 
 def landmarks_path(weights: str | os.PathLike) -> Path:

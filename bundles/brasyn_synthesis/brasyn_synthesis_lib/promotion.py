@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from common.files import replacing, writing
 from common.handlers import PromoteWeights
 
 from .heldout import HeldOutCases
@@ -33,9 +34,11 @@ class PromoteWithLandmarks(PromoteWeights):
     def replace(self) -> None:
         """Moves weights and landmarks."""
         if self.target.is_file() and landmarks_path(self.target).is_file():
-            shutil.copy2(landmarks_path(self.target), landmarks_path(self.replaced))
+            with writing(self.replaced):
+                shutil.copy2(landmarks_path(self.target), landmarks_path(self.replaced))
         super().replace()
-        shutil.copy2(landmarks_path(self.best.path), landmarks_path(self.target))
+        with replacing(landmarks_path(self.target)) as partial:
+            shutil.copy2(landmarks_path(self.best.path), partial)
 
     def score(self, state: Mapping[str, Any]) -> float:
         """Key metric of the present weights with their own landmarks."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from common.datasets import LABELS, guide_paths, held_out_brain
+from common.files import replacing
 from common.inputs import InputError, check_headers, find_scans
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -120,12 +120,10 @@ def sample_case() -> str:
     low = downsample(image.movedim(-1, 0)).movedim(0, -1)
     affine = grid_affine(scan.affine, [FACTOR, FACTOR, 1])
     affine[:3, 3] += affine[:3, 2] * slab.start
-    target.parent.mkdir(parents=True, exist_ok=True)
     coarse = torch.as_tensor(mask[:, :, slab]).unflatten(0, (-1, FACTOR)).any(1).unflatten(1, (-1, FACTOR)).any(2)
     for path, array in ((mask_path, coarse.numpy().astype(np.uint8)), (target, low.numpy())):
         made = nib.Nifti1Image(array, affine)
         made.header["descrip"] = b"synthetic, not for diagnosis"
-        partial = Path(path).with_name("." + Path(path).name)
-        nib.save(made, partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            nib.save(made, partial)
     return str(target)

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
+from common.files import replacing
 from common.handlers import draw_slice
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
@@ -52,5 +53,5 @@ class MethodPictures:
             window = robust_range(item[self.truth][0])
             for name, key in self.methods:
                 path = self.folder / name / f"{item['case']}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(draw_slice(torch.as_tensor(item[key][0]), window)).save(path)
+                with replacing(path) as partial:
+                    Image.fromarray(draw_slice(torch.as_tensor(item[key][0]), window)).save(partial)

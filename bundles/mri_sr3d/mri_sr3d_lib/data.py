@@ -13,6 +13,7 @@ import torch
 from monai.data import CacheDataset
 
 from common.datasets import held_out_brain
+from common.files import replacing
 from common.inputs import InputError
 from common.sample_data import sample_brains
 from common.savers import stem_of
@@ -50,12 +51,10 @@ def sample_scan() -> str:
     if not target.is_file():
         truth = nib.load(case / f"{case.name}-t1n.nii.gz")
         low, _ = degrade(torch.as_tensor(truth.get_fdata(dtype=np.float32)), (1, 1, 4))
-        target.parent.mkdir(parents=True, exist_ok=True)
         scan = nib.Nifti1Image(low.numpy(), grid_affine(truth.affine, (1, 1, 4)))
         scan.header["descrip"] = b"synthetic, not for diagnosis"
-        partial = target.with_name("." + target.name)
-        nib.save(scan, partial)
-        os.replace(partial, target)
+        with replacing(target) as partial:
+            nib.save(scan, partial)
     return str(target)
 
 

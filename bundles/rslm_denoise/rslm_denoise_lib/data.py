@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from monai.data import CacheDataset
 
 from common.datasets import held_out_brain
+from common.files import replacing
 from common.sample_data import sample_brains
 from common.savers import stem_of
 from common.settings import triple
@@ -45,12 +45,10 @@ def sample_scan() -> str:
         noisy = add_noise((block - low) / (high - low), SAMPLE_LEVEL, seed=0) * (high - low) + low
         affine = truth.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ [side.start for side in window]
-        target.parent.mkdir(parents=True, exist_ok=True)
         scan = nib.Nifti1Image(noisy.numpy(), affine)
         scan.header["descrip"] = b"synthetic, not for diagnosis"
-        partial = target.with_name("." + target.name)
-        nib.save(scan, partial)
-        os.replace(partial, target)
+        with replacing(target) as partial:
+            nib.save(scan, partial)
     return str(target)
 
 

@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw
 
+from common.files import replacing
 from common.inputs import InputError
 from common.runs import is_main_process
 from common.settings import optional
@@ -84,7 +85,8 @@ def draw_histograms(counts: Mapping[str, torch.Tensor], note: str = "") -> np.nd
 
 def save_reference(counts: torch.Tensor, path: str | Path) -> None:
     """Keeps a reference set's histogram beside the weights that were trained towards it."""
-    Path(path).write_text(json.dumps([int(n) for n in counts]) + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps([int(n) for n in counts]) + "\n", encoding="utf-8")
 
 
 def load_reference(given: Any) -> torch.Tensor | None:
@@ -149,5 +151,5 @@ class PooledHistograms:
             return
         scores = engine.state.metrics
         note = f"KL(y, x) {scores['baseline_kl_reference']:.3f}; KL(y, x^) {scores['kl_reference']:.3f}"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_histograms({"reference y": self.reference, **counts}, note)).save(self.path)
+        with replacing(self.path) as partial:
+            Image.fromarray(draw_histograms({"reference y": self.reference, **counts}, note)).save(partial)

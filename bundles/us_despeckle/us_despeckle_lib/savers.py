@@ -175,9 +175,8 @@ class SaveFramesd(SaveRestoredd):
             picture = target.with_name(target.name + HISTOGRAM)
             if picture.resolve() == Path(source).resolve():
                 raise InputError("the histogram would overwrite it; choose another --output_dir", source)
-            partial = picture.with_name("." + picture.name)
-            self._draw(partial, before, after, _region(image))
-            provenance.publish(partial, picture, facts, source)
+            with provenance.publish(picture, facts, source) as partial:
+                self._draw(partial, before, after, _region(image))
 
     def expect(self, entry: Mapping[Hashable, Any]) -> ExpectedResults:
         """What will be written for a case, with the picture of the histograms."""

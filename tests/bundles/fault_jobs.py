@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fault suite runs in processes that it kills, forked from one that has imported everything."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from common.claims import release_all
+from common.inputs import plain_errors
+
+
+def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) -> None:
+    """Runs configurations as the command line would, with what it prints in a file.
+
+    Args:
+        files, kind, keys: as for ``ConfigWorkflow``.
+        log: file for standard output and errors.
+        uid: user to run as, where it is not 0.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    with open(log, "w", encoding="utf-8") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = ["test"]
+    if uid:
+        os.setuid(uid)
+    print(f"started {time.time()}", flush=True)
+    try:
+        job = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **keys)
+        job.initialize()
+        job.run()
+        job.finalize()
+    except Exception:
+        plain_errors()
+        sys.excepthook(*sys.exc_info())
+        raise SystemExit(1) from None
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        release_all()
