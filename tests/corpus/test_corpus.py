@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of bad and odd file, beside good ones, through every bundle's inference."""
+
+import pytest
+
+from corpus import volumes  # noqa: F401 - registers its kinds
+from corpus.kinds import ALL, KINDS
+from corpus.trial import send, verdict
+
+
+@pytest.fixture(scope="module")
+def trial(tiny, run_files, tmp_path_factory):
+    """A function that gives the outcomes of all kinds in a bundle, and what was wrong with the whole run."""
+    known = {}
+
+    def give(name):
+        if name not in known:
+            problems = []
+            kinds = [kind for kind in KINDS if name in kind.bundles]
+            known[name] = (send(tiny(name), run_files, tmp_path_factory.mktemp(name), kinds, problems), problems)
+        return known[name]
+
+    return give
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_good_cases_are_done_and_nothing_else_is_touched(trial, name):
+    assert trial(name)[1] == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in ALL for kind in KINDS if name in kind.bundles], ids=str)
+def test_a_file_works_or_is_refused_in_one_line(trial, name, kind):
+    assert verdict(kind, trial(name)[0][kind.name]) == ""
