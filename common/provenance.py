@@ -121,7 +121,7 @@ def is_finished(result: Path, facts: Mapping[str, Any], source: str, inputs: Seq
         if max(map(_changed, inputs)) > result.stat().st_mtime:
             return False
         told, wanted = _comparable(told), _comparable(json.loads(json.dumps(facts, default=str)))
-    except (OSError, ValueError, AttributeError):  # not there, or no sidecar of ours
+    except (OSError, ValueError, AttributeError, RecursionError):  # not there, or no sidecar of ours
         return False
     if told.get("input") != Path(source).name or any(told.get(key) != fact for key, fact in wanted.items()):
         return False

@@ -28,6 +28,8 @@ def test_the_good_cases_are_done_and_nothing_else_is_touched(trial, name):
     assert trial(name)[1] == []
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in ALL for kind in KINDS if name in kind.bundles], ids=str)
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in ALL for kind in KINDS if name in kind.bundles], ids=str
+)
 def test_a_file_works_or_is_refused_in_one_line(trial, name, kind):
     assert verdict(kind, trial(name)[0][kind.name]) == ""

@@ -177,7 +177,9 @@ def send(bundle, run_files: Callable, root: Path, kinds: Sequence[Kind], problem
     for kind in kinds:
         outcome, place = outcomes[kind.name], str(data / folders[kind.name])
         outcome.failures = [line.strip() for line in told if f"{place}/" in line or f"{place}:" in line]
-        outcome.results = [p for p in sorted((out / folders[kind.name]).rglob("*")) if p.is_file() and ".json" not in p.name]
+        outcome.results = [
+            p for p in sorted((out / folders[kind.name]).rglob("*")) if p.is_file() and ".json" not in p.name
+        ]
         outcome.lines = [line for line in run.lines if place in line and line not in told]
         outcome.raised = run.raised
         if any("\n" in line for line in outcome.lines):

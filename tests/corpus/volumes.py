@@ -129,7 +129,9 @@ def _flip(content, place):
 _damaged("gzip, wrong CRC", "CRC", lambda b: _flip(b, len(b) - 6))
 _damaged("gzip, wrong length", "gzip|truncated|length", lambda b: _flip(b, len(b) - 3))
 _damaged("gzip, a damaged byte in the voxels", "gzip", lambda b: _flip(b, len(b) // 2))
-_damaged("gzip, ten damaged bytes in the voxels", "gzip", lambda b: b[: len(b) // 2] + bytes(10) + b[len(b) // 2 + 10 :])
+_damaged(
+    "gzip, ten damaged bytes in the voxels", "gzip", lambda b: b[: len(b) // 2] + bytes(10) + b[len(b) // 2 + 10 :]
+)
 _damaged("gzip, last byte missing", "gzip|ended", lambda b: b[:-1])
 _damaged("gzip, half of it missing", "gzip|ended", lambda b: b[: len(b) // 2])
 _damaged("gzip, all but 40 bytes missing", "gzip|ended", lambda b: b[:40])
@@ -287,11 +289,11 @@ for _name in ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f8"):
         f"voxels of type {np.dtype(_name).name}",
         data=lambda x, name=_name: (x / 1000 * 120).astype(name) if name[1] == "1" else x.astype(name),
     )
-header_kind("voxels of type float128", "", data=lambda x: x.astype(np.longdouble))
+header_kind("voxels of type float128", "float128|voxel type", datatype=1536, bitpix=128)
 
 # where the voxels start
 
-header_kind("vox_offset 0", vox_offset=0)
+header_kind("vox_offset 0", "vox_offset", vox_offset=0)
 header_kind("vox_offset 100", "vox_offset|starts", vox_offset=100)
 header_kind("vox_offset 348", "vox_offset|starts", vox_offset=348)
 header_kind("vox_offset -352", "vox_offset|starts", vox_offset=-352)
@@ -386,9 +388,7 @@ STALE = OBLIQUE @ np.diag([1.06, 1.03, 1, 1])
 SHEARED = OBLIQUE @ np.array([[1, 0.2, 0.1, 0], [0, 1, 0.15, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 MOVED = OBLIQUE + np.array([[0, 0, 0, 12.5], [0, 0, 0, -3], [0, 0, 0, 0], [0, 0, 0, 0]])
 header_kind("sform of another scale than pixdim", more={"warns": "sform"}, **_sform(STALE))
-header_kind(
-    "sform of another scale than pixdim, no qform", codes=(1, 0), more={"warns": "pixdim"}, **_sform(STALE)
-)
+header_kind("sform of another scale than pixdim, no qform", codes=(1, 0), more={"warns": "pixdim"}, **_sform(STALE))
 header_kind("sform and qform in two places", more={"warns": "sform"}, **_sform(MOVED))
 header_kind("sheared sform", more={"warns": "sform"}, **_sform(SHEARED))
 header_kind("sheared sform, no qform", codes=(1, 0), more={"warns": "pixdim"}, **_sform(SHEARED))

@@ -154,7 +154,7 @@ def test_pictures_are_found_and_results_left_out(tmp_path):
     dicom(tmp_path / "IM0001", levels((1, 4, 4)))
     (tmp_path / "a_despeckled.png.provenance.json").write_text("{}", encoding="utf-8")
     found = [p.removeprefix(str(tmp_path) + "/") for p in find_frames(tmp_path)]
-    assert found == ["IM0001", "a.jpg", "b.PNG", "deep/c.tif"]
+    assert found == ["a.jpg", "b.PNG", "deep/c.tif", "IM0001"]
     assert find_frames(tmp_path / "notes.txt") == [str(tmp_path / "notes.txt")]
 
 
