@@ -110,7 +110,9 @@ def nifti_header(path: str | os.PathLike) -> nib.Nifti1Header:
     code, known = int(header["datatype"]), nib.nifti1.data_type_codes
     if code not in known.value_set("code"):
         raise InputError(f"voxel type {code} is not one that NIfTI knows", path)
-    if known.dtype[code].kind not in "iuf" or not known.dtype[code].itemsize:
+    if not known.dtype[code].itemsize:
+        raise InputError(f"voxel type {code} tells no size of a voxel", path)
+    if known.dtype[code].kind not in "iuf":
         raise InputError(f"{known.label[code]} voxels; one number per voxel is needed", path)
     if not 1 <= int(header["dim"][0]) <= 7:
         raise InputError(f"the header counts {int(header['dim'][0])} axes", path)
@@ -120,6 +122,8 @@ def nifti_header(path: str | os.PathLike) -> nib.Nifti1Header:
     for name in ("scl_slope", "scl_inter"):
         if not np.isfinite(header[name]):
             raise InputError(f"{name} is {float(header[name]):g}: the scaling of the voxels is not known", path)
+    if abs(header["pixdim"][0]) != 1:  # the quaternion's handedness: the standard takes 0 as 1, and so does nibabel
+        header["pixdim"][0] = 1
     return header
 
 

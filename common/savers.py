@@ -23,6 +23,9 @@ from common.inputs import InputError
 __all__ = ["ExpectedResults", "SaveRestoredd", "check_finite", "result_path", "stem_of"]
 
 
+LONGEST = 255  # bytes of a file's name, on nearly all file systems
+
+
 def stem_of(path: str | os.PathLike) -> str:
     """File name without ``.nii.gz`` or its last ending; a DICOM folder's name."""
     name = Path(path).name
@@ -43,13 +46,15 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
         name: the result's file name, in place of one made with the postfix.
 
     Raises:
-        InputError: the result would lie on the input.
+        InputError: the result would lie on the input, or have a name that no file system takes.
     """
     parent = Path(source).resolve().parent
     base = Path(root).expanduser().resolve() if root else parent
     base = base if base.is_dir() else base.parent
     inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
     target = Path(output_dir).expanduser() / inner / (name or f"{stem_of(source)}_{postfix}.nii.gz")
+    if len(os.fsencode(f".{target.name}{provenance.SUFFIX}")) > LONGEST:
+        raise InputError(f"its result's name would be longer than {LONGEST} bytes; rename it", source)
     if target.resolve() == Path(source).resolve():
         raise InputError("the result would overwrite it; choose another --output_dir", source)
     return target

@@ -26,8 +26,10 @@ class Kind:
         bundles: that it is sent through.
         warns: pattern of a line that the log holds beside the result.
         place: gives the affine in mm that the result must have, from the file's path; None for nibabel's.
-        results: how many cases give a result, for kinds of several files.
+        shape: voxels per axis of files other than NIfTI; negative where a reader may turn the axis.
+        results: 2 where another file of the kind gives a result although this one is refused.
         keys: keys that the run needs, by bundle name; such kinds run alone.
+        dicom: it is a DICOM series or file, which volumes' bundles look for where there is no NIfTI.
         affine: False leaves the place unchecked, for formats other than NIfTI.
     """
 
@@ -37,8 +39,10 @@ class Kind:
     bundles: Sequence[str] = VOLUMES
     warns: str | None = None
     place: Callable[[Path], object] | None = None
+    shape: Sequence[int] | None = None
     results: int = 1
     keys: dict | None = None
+    dicom: bool = False
     affine: bool = True
 
     def __str__(self) -> str:

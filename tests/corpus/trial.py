@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .kinds import VOLUMES, Kind
+from .series import write_series
 from .volumes import put, raw
 
 __all__ = ["KEYS", "Outcome", "fov", "send"]
@@ -96,9 +97,12 @@ def _infer(bundle, run_files: Callable, folder: Path, out: Path, **keys) -> Run:
     return run
 
 
-def good_case(name: str, folder: Path) -> None:
+def good_case(name: str, folder: Path, dicom: bool = False) -> None:
     """A case that every bundle of its kind can work on."""
     folder.mkdir(parents=True, exist_ok=True)
+    if dicom and name != "us_despeckle":
+        write_series(folder)
+        return
     if name == "us_despeckle":
         picture(folder / "frame.png")
         return
@@ -152,7 +156,7 @@ def send(bundle, run_files: Callable, root: Path, kinds: Sequence[Kind], problem
     outcomes: dict[str, Outcome] = {}
     folders: dict[str, str] = {}
     for good in GOOD:
-        good_case(bundle.name, data / good)
+        good_case(bundle.name, data / good, kinds[0].dicom)
     for number, kind in enumerate(kinds):
         folders[kind.name] = f"k{number:03d}"
         outcomes[kind.name] = Outcome(_make(bundle, kind, data / folders[kind.name]))
@@ -166,7 +170,7 @@ def send(bundle, run_files: Callable, root: Path, kinds: Sequence[Kind], problem
     if snapshot(data) != before:
         problems.append("the input was touched")
     for good in GOOD:
-        if not [path for path in (out / good).glob("*") if not path.name.endswith(".json")]:
+        if not [*out.glob(f"{good}/*"), *out.glob(f"{good}_*")]:
             problems.append(f"{good} has no result")
     hidden = [str(path) for path in out.rglob(".*")]
     if hidden:
@@ -233,15 +237,18 @@ def _right(kind: Kind, outcome: Outcome) -> str:
         return "the result has NaN or infinite voxels"
     if not kind.affine:
         return ""
-    source = nib.load(outcome.path)
-    affine = kind.place(outcome.path) if kind.place else source.affine
-    corners, wanted = fov(result.affine, result.shape), fov(affine, source.shape)
+    affine = kind.place(outcome.path) if kind.place else nib.load(outcome.path).affine
+    shape = np.array(kind.shape or [*nib.load(outcome.path).shape, 1, 1][:3])
+    corners, wanted = fov(result.affine, result.shape), fov(affine, np.abs(shape))
+    if (shape < 0).any():  # the same box from another corner
+        corners, wanted = (np.stack([of.min(axis=0), of.max(axis=0)]) for of in (corners, wanted))
     away = np.abs(corners - wanted).max()
     if away > 1e-4 + 1e-6 * np.abs(wanted).max():
         return f"the result lies {away:.3g} mm away"
     units, qform = result.header.get_xyzt_units()[0], result.get_qform(coded=True)[0]
     if units != "mm":
         return f"units of {units}"
-    if qform is not None and np.abs(fov(qform, result.shape) - corners).max() > 0.01 * np.abs(result.affine).max():
+    apart = 0 if qform is None else np.abs(fov(qform, result.shape) - fov(result.affine, result.shape)).max()
+    if apart > 0.01 * np.abs(result.affine).max():
         return "sform and qform of the result disagree"
     return ""

