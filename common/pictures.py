@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ MOST_PIXELS = 2**25  # of a frame: 33.5 million, as 5792 x 5792
 ORIENTATION = 0x0112  # EXIF: how a viewer turns the picture
 MODES = ("L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")
 BITS_PER_SAMPLE = 258  # TIFF
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's kinds of colour
+BLOCK = 1 << 20
 
 
 def open_picture(
@@ -83,6 +86,26 @@ def check_page(page: Image.Image, path: str, most: int = MOST_PIXELS) -> None:
         raise InputError("one colour stands for transparency; save it with an alpha channel, or without either", path)
 
 
+def _check_rows(picture: Image.Image, path: str) -> None:
+    """Counts a PNG's bytes of pixels, since Pillow leaves rows that are not there black without a word."""
+    decoder, count = zlib.decompressobj(), 0
+    width, height = picture.size
+    with open(path, "rb") as stream:
+        start = stream.read(33)
+        bits, kind, interlaced = start[24], start[25], start[28] == 1
+        row = 1 + -(-width * bits * CHANNELS.get(kind, 1) // 8)
+        while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
+            body = stream.read(int.from_bytes(head[:4], "big"))
+            stream.read(4)
+            if head[4:] == b"IDAT":
+                rest = body
+                while rest and not decoder.eof and count < row * height:
+                    count += len(decoder.decompress(rest, BLOCK))
+                    rest = decoder.unconsumed_tail
+    if not interlaced and count < row * height:
+        raise InputError(f"truncated: {count // row} of {height} rows are there", path)
+
+
 def _check_size(page: Image.Image, path: str, most: int) -> None:
     width, height = page.size
     if width * height > most:
@@ -96,6 +119,7 @@ def _check_depth(picture: Image.Image, path: str) -> None:
         with open(path, "rb") as stream:
             header = stream.read(26)
         _check_bits({header[24]}, "P" if header[25] == 3 else picture.mode, path)
+        _check_rows(picture, path)
     elif picture.mode == "1":
         _check_bits({1}, "1", path)
 

@@ -43,14 +43,14 @@ class Outcome:
         path: the file made.
         failures: reasons that were given for it.
         results: files written for it, without sidecars.
-        lines: the log's lines that name it.
+        warnings: the log's warnings that name it.
         raised: an error that ended the whole run, where the file alone caused it.
     """
 
     path: Path | None
     failures: list[str] = field(default_factory=list)
     results: list[Path] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     raised: str = ""
 
 
@@ -62,6 +62,7 @@ class Run:
     output: str = ""
     failures: list[tuple[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     raised: str = ""
 
 
@@ -69,9 +70,12 @@ class _Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.lines: list[str] = []
+        self.warnings: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
+        if record.levelno == logging.WARNING:
+            self.warnings.append(record.getMessage())
 
 
 def _infer(bundle, run_files: Callable, folder: Path, out: Path, **keys) -> Run:
@@ -93,7 +97,7 @@ def _infer(bundle, run_files: Callable, folder: Path, out: Path, **keys) -> Run:
     finally:
         logging.getLogger().removeHandler(handler)
         logging.getLogger("common").setLevel(level)
-    run.output, run.lines = text.getvalue(), handler.lines
+    run.output, run.lines, run.warnings = text.getvalue(), handler.lines, handler.warnings
     return run
 
 
@@ -184,9 +188,9 @@ def send(bundle, run_files: Callable, root: Path, kinds: Sequence[Kind], problem
         outcome.results = [
             p for p in sorted((out / folders[kind.name]).rglob("*")) if p.is_file() and ".json" not in p.name
         ]
-        outcome.lines = [line for line in run.lines if place in line and line not in told]
+        outcome.warnings = [line for line in run.warnings if place in line]
         outcome.raised = run.raised
-        if any("\n" in line for line in outcome.lines):
+        if any("\n" in line for line in (*outcome.failures, *outcome.warnings)):
             problems.append(f"{kind}: more than one line")
     refused = [kind for kind in kinds if outcomes[kind.name].failures]
     if run.status != bool(refused):
@@ -217,8 +221,8 @@ def verdict(kind: Kind, outcome: Outcome) -> str:
         return f"refused: {failures[0]}"
     if kind.says == "" and bool(failures) == bool(results):
         return f"{len(failures)} failures and {len(results)} results"
-    if kind.warns and not any(re.search(kind.warns, line) for line in outcome.lines):
-        return f"no warning: {outcome.lines}"
+    if kind.warns and not any(re.search(kind.warns, line) for line in outcome.warnings):
+        return f"no warning: {outcome.warnings}"
     if kind.results == 1 and failures and results:
         return f"refused, yet there are results: {results}"
     if kind.says is None and not results:

@@ -104,6 +104,8 @@ def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames) 
     dataset.ImageType = ["DERIVED", "SECONDARY", *list(dataset.get("ImageType", []))[2:]]
     dataset.DerivationDescription = TEXT
     dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
+    for _ in dataset.iterall():  # elements as yet undecoded would be written as they are, in whatever encoding that is
+        pass
     dataset.save_as(target, enforce_file_format=True)
 
 

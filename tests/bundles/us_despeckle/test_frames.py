@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "text.png").write_text("hello", encoding="utf-8")
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
     Image.new("L", (4, 4)).save(tmp_path / "a.bmp")
-    reasons = {"half.png": "cannot be read", "text.png": "not a picture", "float.tif": "pixels of kind F"}
+    reasons = {"half.png": "truncated|cannot be read", "text.png": "not a picture", "float.tif": "pixels of kind F"}
     for name, reason in {**reasons, "a.bmp": "BMP is not read", "none.png": "no such file"}.items():
         with pytest.raises(InputError, match=reason) as error:
             read_frames(tmp_path / name)
