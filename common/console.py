@@ -9,6 +9,7 @@ import time
 import torch
 from torch import nn
 
+from common.errors import shown
 from common.runs import is_main_process
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 def say(text: str) -> None:
     """Prints a line at once, in the first process only, whatever characters the terminal knows."""
     if is_main_process():
-        print(_known(text, getattr(sys.stdout, "encoding", None) or "utf-8"), flush=True)
+        print(_known(shown(text), getattr(sys.stdout, "encoding", None) or "utf-8"), flush=True)
 
 
 def _known(text: str, encoding: str) -> str:

@@ -15,11 +15,12 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from common.console import say
-from common.headers import one_line
+from common.headers import NIFTI_SUFFIXES, one_line
 from common.inputs import InputError, check_headers, find_scans
+from common.pictures import SUFFIXES as PICTURES
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import names, optional, quantity, value
+from common.settings import boolean, names, optional, quantity, value
 
 __all__ = [
     "TakePartd",
@@ -100,7 +101,12 @@ def evaluation_entries(
 
 
 def inference_entries(
-    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, sample: Callable[[], str]
+    dataset_dir: Any,
+    pattern: str,
+    sequence: Any,
+    guides: Any,
+    sample: Callable[[], str],
+    allow_missing_slices: Any = False,
 ) -> dict[str, list]:
     """Cases of a folder or a single file for inference, with those whose headers already rule them out.
 
@@ -108,6 +114,7 @@ def inference_entries(
         dataset_dir: folder of scans or of DICOM series, or one file; None for a sample case.
         pattern, sequence, guides: as for ``scan_entries``.
         sample: makes the sample case and returns its path.
+        allow_missing_slices: take DICOM series of which some files cannot be read.
 
     Returns:
         ``{"entries": [{"image": path, "guide": [paths]}], "failures": [(path, reason)]}``.
@@ -116,7 +123,7 @@ def inference_entries(
     wanted = optional(sequence)
     paths = _wanted_scans(folder, pattern, wanted, LAYOUT)
     entries, failures = [], []
-    good, refused = check_headers(paths)
+    good, refused = check_headers(paths, allow_missing_slices=boolean(allow_missing_slices))
     for path in good:
         try:
             entries.append({"image": path, "guide": guide_paths(path, names(guides), wanted)})
@@ -159,6 +166,8 @@ def guide_paths(image: str, guides: Sequence[str], sequence: str | None = None) 
             continue
         stem = stem_of(image)
         base = stem[: -len(sequence)] if sequence else re.sub(r"[^-_.]+$", "", stem)
+        if os.path.dirname(guide) or guide.lower().endswith((*NIFTI_SUFFIXES, *PICTURES)):
+            raise InputError(f"guide sequence {guide!r} not found: no such file", image)
         near = Path(image).parent / (base + guide + Path(image).name[len(stem) :])
         if not near.is_file():
             raise InputError(f"guide sequence {guide!r} not found, expected {near.name} beside it", image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ BLOCK = 1 << 20
 
 
 def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file as hexadecimal text, read block by block."""
+    """SHA-256 of a file as hexadecimal text, read block by block.
+
+    Raises:
+        OSError: no file, or one that is none on a disk: a pipe or a device may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is not a regular file")
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(BLOCK):

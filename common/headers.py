@@ -7,53 +7,44 @@ import gzip
 import logging
 import math
 import os
-import re
+import stat
 import zlib
 from collections.abc import Iterable, Sequence
 
 import nibabel as nib
 import numpy as np
-from monai.utils import optional_import
 from nibabel.openers import ImageOpener
 
-__all__ = ["InputError", "check_headers", "dicom_series", "one_line"]
+from common.errors import InputError, one_line, shown
+from common.pictures import SUFFIXES as PICTURES
+from common.pictures import open_picture
+from common.series import dicom_series, is_dicom, pixel_spacing, read_information, series_affine
 
-itk, has_itk = optional_import("itk")
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "InputError",
+    "check_file",
+    "check_headers",
+    "dicom_series",
+    "millimetres",
+    "nifti_header",
+    "one_line",
+]
+
 logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SINGULAR = 1e-4  # smallest singular value of the affine's unit columns; a gantry tilt of 30 degrees leaves 0.7
-UNEVEN = 0.02  # slice gaps may differ by this share of their mean (positions are stored with few digits)
-
-
-class InputError(ValueError):
-    """The user's input cannot work; the text is one line that names the file and the reason.
-
-    Args:
-        reason: what is wrong and, where that is short, what to do about it.
-        path: the file, folder or case concerned; it stands in front of the reason.
-    """
-
-    def __init__(self, reason: str, path: str | os.PathLike | None = None) -> None:
-        self.reason = " ".join(str(reason).split())
-        self.path = None if path is None else str(path)
-        super().__init__(self.reason if path is None else f"{self.path}: {self.reason}")
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the telling part of a library's error text as one line of at most `limit` characters."""
-    text = str(error).strip()
-    if "Traceback (most recent call last)" in text:  # MONAI's LoadImage quotes the traceback of every reader it tried
-        text = text.splitlines()[-1]
-    text = re.sub(r".*ITK ERROR: (\w+\(0x[0-9a-fA-F]+\): )?", "", text, flags=re.DOTALL)
-    text = " ".join(text.split())
-    if not text or isinstance(error, LookupError):  # whose text is only the missing key
-        text = f"{type(error).__name__} {text}".strip()
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+MOST_VOXELS = 2**31
+UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # mm in NIfTI's unknown units, metres, mm and micrometres
 
 
 def check_headers(
-    paths: Iterable[str], ndim: int = 3, color: bool = False, volumes: bool = False
+    paths: Iterable[str],
+    ndim: int = 3,
+    color: bool = False,
+    volumes: bool = False,
+    allow_missing_slices: bool = False,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Sort out, before the first case is processed, the files that cannot work; only headers are read.
 
@@ -64,6 +55,7 @@ def check_headers(
         ndim: number of spatial axes meant, 2 or 3; one more axis of length 1 is accepted.
         color: accept RGB and RGBA pixels too, for loaders that turn them grey (ultrasound screenshots).
         volumes: accept any length of that one more axis, for files that hold several volumes.
+        allow_missing_slices: accept DICOM series of which some files cannot be read.
 
     Returns:
         The paths that can work, in their order, and `(path, reason)` for each of the others.
@@ -71,7 +63,7 @@ def check_headers(
     good, failures = [], []
     for path in map(os.fspath, paths):
         try:
-            _check_header(path, ndim, color, volumes)
+            _check_header(path, ndim, color, volumes, allow_missing_slices)
             good.append(path)
         except InputError as error:
             failures.append((path, error.reason))
@@ -80,67 +72,100 @@ def check_headers(
     return good, failures
 
 
-def dicom_series(folder: str | os.PathLike) -> list[str]:
-    """Return the files of the one DICOM series in `folder`, in slice order, as MONAI's `ITKReader` would take them.
-
-    Raises:
-        InputError: no series, more than one (the line lists the SeriesInstanceUIDs), or itk is not installed.
-    """
-    _require_itk(folder)
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(os.fspath(folder))
-    stacks = [list(names.GetFileNames(key)) for key in names.GetSeriesUIDs()]
-    if not stacks:
-        raise InputError("no DICOM series that can be read", folder)
-    if len(stacks) > 1:  # ITKReader would silently take the first
-        firsts = [_read_information(stack[0]) for stack in stacks]  # kept: ITK's dictionaries die with their readers
-        uids = sorted({first.GetMetaDataDictionary()["0020|000e"] for first in firsts})
-        found = f"{len(uids)} DICOM series ({', '.join(uids)})"
-        if len(uids) == 1:
-            found = f"{len(stacks)} stacks of one DICOM series ({uids[0]}) that differ in size, slice thickness or date"
-        raise InputError(f"holds {found}; put each into a folder of its own", folder)
-    return stacks[0]
-
-
-def _check_header(path: str, ndim: int, color: bool, volumes: bool) -> None:
-    if os.path.isdir(path):
-        _check_dicom_folder(path, ndim, color)
-        return
+def check_file(path: str | os.PathLike) -> None:
+    """Raise InputError unless `path` is a file with something in it; a pipe or a device would be read for ever."""
+    path = os.fspath(path)
     if not os.path.exists(path):
         raise InputError("a link to a file that is not there" if os.path.islink(path) else "no such file", path)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError("not a regular file", path)
     if os.path.getsize(path) == 0:
         raise InputError("the file is empty", path)
+
+
+def nifti_header(path: str | os.PathLike) -> nib.Nifti1Header:
+    """Return the header of a NIfTI file as it stands, without the repairs that nibabel makes.
+
+    Raises:
+        InputError: no NIfTI file, or a header that says where or how voxels are stored in a way that cannot be.
+    """
+    path = os.fspath(path)
+    check_file(path)
+    if path.lower().endswith(".gz"):
+        with open(path, "rb") as stream:
+            if stream.read(2) != b"\x1f\x8b":
+                raise InputError("not a gzip file although its name ends in .gz", path)
+    try:
+        with ImageOpener(path) as stream:
+            start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"the gzip stream is truncated or damaged ({one_line(error)})", path) from error
+    kinds = [kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)]
+    if not kinds:
+        raise InputError("not a NIfTI image", path)
+    # unchecked, because nibabel's own check would quietly replace a zero spacing by 1
+    header = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
+    if header["magic"].item() != kinds[0].single_magic:
+        raise InputError("one half of a pair of NIfTI files; convert the pair to one file", path)
+    code, known = int(header["datatype"]), nib.nifti1.data_type_codes
+    if code not in known.value_set("code"):
+        raise InputError(f"voxel type {code} is not one that NIfTI knows", path)
+    if not known.dtype[code].itemsize:
+        raise InputError(f"voxel type {code} tells no size of a voxel", path)
+    if known.dtype[code].kind not in "iuf":
+        raise InputError(f"{known.label[code]} voxels; one number per voxel is needed", path)
+    if not 1 <= int(header["dim"][0]) <= 7:
+        raise InputError(f"the header counts {int(header['dim'][0])} axes", path)
+    offset, least = float(header["vox_offset"]), kinds[0].single_vox_offset
+    if not least <= offset < 2**63:  # also NaN
+        raise InputError(f"vox_offset is {offset:g}: voxels cannot start before byte {least}", path)
+    for name in ("scl_slope", "scl_inter"):
+        if not np.isfinite(header[name]):
+            raise InputError(f"{name} is {float(header[name]):g}: the scaling of the voxels is not known", path)
+    if abs(header["pixdim"][0]) != 1:  # the quaternion's handedness: the standard takes 0 as 1, and so does nibabel
+        header["pixdim"][0] = 1
+    return header
+
+
+def millimetres(header: nib.Nifti1Header, path: str | os.PathLike) -> np.ndarray:
+    """Return the 4x4 scaling from a header's units of space to mm; unknown units are taken as mm."""
+    code = int(header["xyzt_units"]) & 7
+    if code not in UNITS:
+        logger.warning("%s: %d is no unit of space; its numbers are taken as mm", shown(os.fspath(path)), code)
+    return np.diag([UNITS.get(code, 1.0)] * 3 + [1.0])
+
+
+def _check_header(path: str, ndim: int, color: bool, volumes: bool, allow_missing_slices: bool) -> None:
+    if os.path.isdir(path):
+        _check_dicom_folder(path, ndim, color, allow_missing_slices)
+        return
+    check_file(path)
     if path.lower().endswith(NIFTI_SUFFIXES):
         _check_nifti(path, ndim, volumes)
+    elif path.lower().endswith(PICTURES):
+        with open_picture(path) as picture:
+            if picture.mode.startswith("RGB") and not color:
+                raise InputError("RGB voxels; one number per voxel is needed", path)
+            _check_shape(path, picture.size, ndim, volumes)
     else:
         _check_itk(path, ndim, color, volumes)
 
 
 def _check_nifti(path: str, ndim: int, volumes: bool) -> None:
-    if path.lower().endswith(".gz"):
-        with open(path, "rb") as stream:
-            if stream.read(2) != b"\x1f\x8b":
-                raise InputError("not a gzip file although its name ends in .gz", path)
-    with ImageOpener(path) as stream:
-        start = stream.read(nib.Nifti2Header.sizeof_hdr)
-        kinds = [kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)]
-        if not kinds:
-            raise InputError("not a NIfTI image", path)
-        stream.seek(0)
-        # unchecked, because nibabel's own check would quietly replace a zero spacing by 1
-        header = kinds[0].from_fileobj(stream, check=False)
-    code, known = int(header["datatype"]), nib.nifti1.data_type_codes
-    if code not in known.value_set("code"):
-        raise InputError(f"voxel type {code} is not one that NIfTI knows", path)
-    if known.dtype[code].kind not in "iuf":
-        raise InputError(f"{known.label[code]} voxels; one number per voxel is needed", path)
+    header = nifti_header(path)
     shape = header.get_data_shape()
     _check_shape(path, shape, ndim, volumes)
     _check_spacing(path, header["pixdim"][1 : 1 + ndim])
-    _check_affine(path, header.get_best_affine()[:3, [*range(ndim), 3]])
-    _check_length(path, int(header["vox_offset"]) + math.prod(shape) * known.dtype[code].itemsize)
+    _check_affine(path, _affine_of(header, path)[:3, [*range(ndim), 3]])
+    itemsize = nib.nifti1.data_type_codes.dtype[int(header["datatype"])].itemsize
+    _check_length(path, int(header["vox_offset"]) + math.prod(shape) * itemsize)
+
+
+def _affine_of(header: nib.Nifti1Header, path: str) -> np.ndarray:
+    try:
+        return header.get_best_affine()
+    except Exception as error:  # a quaternion that is no rotation
+        raise InputError(f"the affine cannot be read from the qform ({one_line(error)})", path) from error
 
 
 def _check_length(path: str, needed: int) -> None:
@@ -164,57 +189,32 @@ def _check_length(path: str, needed: int) -> None:
 
 
 def _check_itk(path: str, ndim: int, color: bool, volumes: bool = False) -> None:
-    io = _read_information(path)
+    io = read_information(path)
     axes = range(io.GetNumberOfDimensions())
     _check_pixels(path, io, color)
     _check_shape(path, [io.GetDimensions(i) for i in axes], ndim, volumes)
+    if is_dicom(path):
+        pixel_spacing(io, path)
     spacing = np.array([io.GetSpacing(i) for i in axes])
     _check_spacing(path, spacing[:ndim])
     columns = [np.array(io.GetDirection(i)) * spacing[i] for i in axes]
     _check_affine(path, np.stack([*columns[:ndim], [io.GetOrigin(i) for i in axes]], axis=1))
 
 
-def _check_dicom_folder(path: str, ndim: int, color: bool) -> None:
-    files = dicom_series(path)
+def _check_dicom_folder(path: str, ndim: int, color: bool, allow_missing_slices: bool) -> None:
+    files = dicom_series(path, allow_missing_slices)
     if len(files) == 1:
         _check_itk(files[0], ndim, color)
         return
-    headers = [_read_information(file) for file in files]
-    first = headers[0]
+    first = read_information(files[0])
     _check_pixels(path, first, color)
     if first.GetNumberOfDimensions() > 2 and first.GetDimensions(2) > 1:
         raise InputError("several multi-frame files in one series; name one of them", path)
     _check_shape(path, [first.GetDimensions(0), first.GetDimensions(1), len(files)], ndim)
+    for file in files:
+        pixel_spacing(read_information(file), file)
     _check_spacing(path, np.array([first.GetSpacing(0), first.GetSpacing(1)]))
-    planes = np.array([[io.GetDirection(0), io.GetDirection(1)] for io in headers])
-    if np.abs(planes - planes[0]).max() > 1e-3:
-        raise InputError("the slices of the series differ in orientation", path)
-    normal = np.cross(*planes[0])
-    gaps = np.diff(np.sort([normal @ [io.GetOrigin(i) for i in range(3)] for io in headers]))
-    mean = gaps.mean()
-    if gaps.min() <= 1e-3 * max(mean, 1e-3):
-        raise InputError("slices share one position: several volumes in one series, or no positions stored", path)
-    if gaps.max() - gaps.min() > UNEVEN * mean:
-        logger.warning(
-            "%s: slices are %.3g to %.3g mm apart (one missing?) and are taken as %.3g mm apart throughout",
-            *(path, gaps.min(), gaps.max(), mean),
-        )
-
-
-def _require_itk(path: str | os.PathLike) -> None:
-    if not has_itk:
-        raise InputError("only NIfTI can be read without the package itk (pip install itk)", path)
-
-
-def _read_information(path: str):
-    """Return an `itk.ImageIOBase` that has read the header of `path`."""
-    _require_itk(path)
-    io = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
-    if io is None:
-        raise InputError("not an image that ITK can read", path)
-    io.SetFileName(path)
-    io.ReadImageInformation()
-    return io
+    _check_affine(path, series_affine(files, path)[:3])
 
 
 def _check_pixels(path: str, io, color: bool) -> None:
@@ -228,6 +228,8 @@ def _check_shape(path: str, shape: Sequence[int], ndim: int, volumes: bool = Fal
     shape = [int(n) for n in shape]
     if min(shape, default=0) < 1:
         raise InputError(f"no voxels (shape {shape})", path)
+    if math.prod(shape) > MOST_VOXELS:
+        raise InputError(f"{math.prod(shape) / 2**30:.3g} x 2^30 voxels; at most 2 x 2^30 are taken", path)
     meant = shape[:-1] if len(shape) == ndim + 1 and (volumes or shape[-1] == 1) else shape
     if len(meant) != ndim:
         size = " x ".join(map(str, shape))

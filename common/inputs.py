@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import re
@@ -16,12 +15,14 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import IterableDataset, get_worker_info
 
+from common.errors import InputError, one_line, shown
 from common.files import storage_error
 from common.fingerprint import SUFFIX as PROVENANCE
 from common.fingerprint import mark
-from common.headers import InputError, check_headers, dicom_series, one_line
+from common.headers import check_headers
 from common.loading import CaseLoader
-from common.patterns import any_case
+from common.patterns import any_case, distinct, files_matching, folders_below, natural
+from common.series import is_dicom, series_files
 
 __all__ = [
     "CaseLoader",
@@ -36,11 +37,14 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+LARGEST, SMALLEST = 1e18, 1e-30  # their squares, or quotients, overflow in single precision
+
 
 def find_scans(
     dataset_dir: str | os.PathLike,
     pattern: str = "**/*.nii*",
     what: str = "one NIfTI file or DICOM series folder per case",
+    unique: bool = True,
 ) -> list[str]:
     """List the images to work on, naturally sorted (`sub-2` before `sub-10`).
 
@@ -51,6 +55,7 @@ def find_scans(
         dataset_dir: a folder, a DICOM series folder, or one image file, which is taken whatever its name.
         pattern: as for `glob`, below `dataset_dir`, `**` for any number of folders; an ending may be in capitals.
         what: the layout expected, for the error message.
+        unique: take a file once that several links name.
 
     Raises:
         InputError: nothing there, nothing matches, or `dataset_dir` itself holds more than one DICOM series.
@@ -62,9 +67,9 @@ def find_scans(
         raise InputError("no such file or folder", root)
     if os.path.isfile(root):
         return [root]
-    names = [n for n in glob.glob(any_case(pattern), root_dir=root, recursive=True) if not n.endswith(".json")]
+    names = files_matching(root, [any_case(pattern)])
     # Links to nowhere (images not fetched by git-annex) are kept, so that the check of headers names them.
-    files = [p for p in (os.path.join(root, n) for n in names) if not os.path.isdir(p)]
+    files = [p for p in names if not p.lower().endswith(".json") and not os.path.isdir(p)]
     found = [p for p in files if not os.path.exists(p + PROVENANCE)]
     skipped = len(files) - len(found)
     if skipped:
@@ -72,25 +77,16 @@ def find_scans(
     if not files:
         found = _dicom_folders(root)
         if found == [root]:
-            dicom_series(root)
+            series_files(root)
     if not found:
         hint = f" ({skipped} earlier results skipped; name one file to use it)" if skipped else ""
         raise InputError(f"no file matches {pattern} under {root}{hint}; expected {what}")
-    return sorted(found, key=_natural)
-
-
-def _natural(path: str) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", path.casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    found = sorted(found, key=natural)
+    return distinct(found) if unique else found
 
 
 def _dicom_folders(root: str) -> list[str]:
-    found = []
-    for folder, below, entries in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        if _holds_dicom(folder, entries):
-            found.append(folder)
-    return found
+    return [folder for folder, names in folders_below(root) if _holds_dicom(folder, names)]
 
 
 def _holds_dicom(folder: str, entries: Iterable[str]) -> bool:
@@ -98,14 +94,8 @@ def _holds_dicom(folder: str, entries: Iterable[str]) -> bool:
     for name in entries:
         if name.startswith(".") or name == "DICOMDIR":
             continue
-        if name.lower().endswith((".dcm", ".ima")):
+        if name.lower().endswith((".dcm", ".ima")) or is_dicom(os.path.join(folder, name)):
             return True
-        try:
-            with open(os.path.join(folder, name), "rb") as stream:
-                if stream.read(132)[128:] == b"DICM":
-                    return True
-        except OSError:
-            continue
     return False
 
 
@@ -119,7 +109,7 @@ class CheckVoxelsd(MapTransform):
         allow_missing_keys: as in every `MapTransform`.
 
     Raises:
-        InputError: NaN or infinite voxels, a constant image, or another number of axes or channels.
+        InputError: NaN, infinite, huge or all but equal voxels, a constant image, other numbers of axes or channels.
     """
 
     def __init__(
@@ -145,11 +135,15 @@ class CheckVoxelsd(MapTransform):
             return f"{shape[0]} channel(s) where {self.channels} is meant"
         if image.numel() == 0:
             return f"no voxels (shape {shape[1:]})"
-        low, high = (float(v) for v in torch.aminmax(image))  # NaN if any voxel is NaN
+        low, high = (float(v) for v in torch.aminmax(image.float()))  # NaN if any voxel is NaN
         if not -float("inf") < low <= high < float("inf"):
             count = int((~torch.isfinite(image)).sum())
             return f"{count} voxel{'s are' if count > 1 else ' is'} NaN or infinite; replace them first"
-        return f"constant image: every voxel is {low:g}" if low == high else None
+        if low == high:
+            return f"constant image: every voxel is {low:g}"
+        if max(-low, high) > LARGEST or high - low < SMALLEST:
+            return f"voxels from {low:g} to {high:g}: too near the ends of single precision; rescale them"
+        return None
 
 
 class Cases(IterableDataset):
@@ -220,7 +214,7 @@ class Cases(IterableDataset):
     def add(self, path: str, reason: str) -> None:
         """Remember that the case `path` failed, and log it in one line."""
         self.failures.append((path, reason))
-        logger.error("%s: %s", path, reason)
+        logger.error("%s: %s", shown(path), reason)
 
     def finish(self, raise_error: bool = True) -> None:
         """Log the summary of the run, one line per failed case.
@@ -241,7 +235,7 @@ class Cases(IterableDataset):
             return
         logger.error("%d of %d cases done, %d failed:", total - len(failures), total, len(failures))
         for path, reason in failures:
-            logger.error("  %s: %s", path, reason)
+            logger.error("  %s: %s", shown(path), reason)
         if raise_error:
             raise SystemExit(1)
 

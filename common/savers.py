@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
 from common import provenance
+from common.errors import shown
 from common.fingerprint import INPUT, files_of, fingerprint
 from common.inputs import InputError
 
-__all__ = ["ExpectedResults", "SaveRestoredd", "result_path", "stem_of"]
+__all__ = ["ExpectedResults", "SaveRestoredd", "check_finite", "result_path", "stem_of"]
+
+
+LONGEST = 255  # bytes of a file's name, on nearly all file systems
 
 
 def stem_of(path: str | os.PathLike) -> str:
@@ -41,16 +46,41 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
         name: the result's file name, in place of one made with the postfix.
 
     Raises:
-        InputError: the result would lie on the input.
+        InputError: the result would lie on the input, or have a name that no file system takes.
     """
     parent = Path(source).resolve().parent
     base = Path(root).expanduser().resolve() if root else parent
     base = base if base.is_dir() else base.parent
     inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
     target = Path(output_dir).expanduser() / inner / (name or f"{stem_of(source)}_{postfix}.nii.gz")
+    if len(os.fsencode(f".{target.name}{provenance.SUFFIX}")) > LONGEST:
+        raise InputError(f"its result's name would be longer than {LONGEST} bytes; rename it", source)
     if target.resolve() == Path(source).resolve():
         raise InputError("the result would overwrite it; choose another --output_dir", source)
     return target
+
+
+def check_finite(image: Any) -> None:
+    """Refuses a result that is no image.
+
+    Args:
+        image: the prediction, a ``MetaTensor`` of any shape.
+
+    Raises:
+        InputError: NaN or infinite values, with what is likely to have made them.
+    """
+    bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
+    if bad:
+        source = str(image.meta.get("filename_or_obj", "image"))
+        likely = "damaged weights, or intensities far from what they were trained on"
+        raise InputError(f"{bad} values of the result are NaN or infinite ({likely}); it is not written", source)
+
+
+def _alike(qform: np.ndarray, affine: np.ndarray, shape: Sequence[int]) -> bool:
+    """Whether two affines put the far corner of a grid into the same place, to 1e-3 of a voxel."""
+    apart = np.abs(qform - affine)[:3]
+    moved = apart[:, :3] @ np.array([*shape, 1, 1, 1][:3]) + apart[:, 3]
+    return bool(moved.max() <= 1e-3 * np.linalg.norm(affine[:3, :3], axis=0).min() + 1e-6 * np.abs(affine).max())
 
 
 @dataclass
@@ -89,8 +119,8 @@ class SaveRestoredd(SaveImaged):
         description: text for the NIfTI field ``descrip``, at most 79 characters.
 
     Raises:
-        InputError: int16 wanted for values outside its range; the result would overwrite a file that is no earlier
-            result, or that of another input of this run (``a.nii`` beside ``a.nii.gz``).
+        InputError: NaN or infinite values; int16 wanted for values outside its range; the result would overwrite a file
+            that is no earlier result, or that of another input of this run (``a.nii`` beside ``a.nii.gz``).
         StorageError: the folder is full or read-only; nothing hidden is left behind.
     """
 
@@ -115,6 +145,8 @@ class SaveRestoredd(SaveImaged):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
+        for key in self.keys:  # all before the first is written
+            check_finite(out[key])
         for key, postfix in zip(self.keys, self.postfixes, strict=True):
             image = out[key]
             source = str(image.meta["filename_or_obj"])
@@ -126,7 +158,7 @@ class SaveRestoredd(SaveImaged):
                 self.write(partial, image, source)
                 self.write_beside(target, image, source, out, facts)  # before the result, which tells that all is done
             self._sources[target] = source
-            print(f"saved {target}", flush=True)
+            print(f"saved {shown(str(target))}", flush=True)
         return out
 
     def name_of(self, image: Any, source: str, postfix: str) -> str:
@@ -176,6 +208,9 @@ class SaveRestoredd(SaveImaged):
         meta = image.meta
         qform, sform = (int(np.asarray(meta.get(name, 1)).flat[0]) for name in ("qform_code", "sform_code"))
         nifti.set_qform(affine, code=qform)
+        if not _alike(nifti.get_qform(), affine, array.shape):
+            qform = 0  # a quaternion holds no shear, and readers that prefer it would see another place
+            nifti.set_qform(affine, code=qform)
         # at least one code must be valid for readers to use the affine at all
         nifti.set_sform(affine, code=sform if qform > 0 else max(sform, 1))
         nifti.header.set_xyzt_units("mm")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from common.inputs import InputError
+from common.errors import InputError
 
 __all__ = [
     "amp_pays",

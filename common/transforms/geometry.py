@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform, SpatialResample
+from monai.transforms import MapTransform, SpatialResample
 
 from common.headers import one_line
 from common.images import like_image
 from common.inputs import InputError, root_cause
+from common.readers import LoadScan
 from common.transforms.intensity import ScaleIntensityRobustd
 
 __all__ = ["AddGuidesd", "coverage", "grid_affine", "middle_window", "spacing_of"]
@@ -87,7 +88,7 @@ class AddGuidesd(MapTransform):
         super().__init__(keys)
         self.guides = guides
         self.guide_key = guide_key
-        self.load = LoadImage(image_only=True, ensure_channel_first=True)
+        self.load = LoadScan()
         self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float64)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:

@@ -271,3 +271,22 @@ def test_entries_made_by_others_are_checked():
         check_entries([entry], [])
     with pytest.raises(InputError, match=r"a\.nii\.gz: training also needs t2w of the same case"):
         check_entries([entry], [entry], ("image", "t2w"))
+
+
+@pytest.mark.parametrize("name", ["m.nii.gz", "M.NII", "m.png", "masks/m"])
+def test_a_guide_that_is_a_path_to_nothing_is_told_as_it_was_given(tmp_path, name):
+    write(tmp_path, "a-t1.nii.gz")
+    with pytest.raises(InputError) as error:
+        guide_paths(str(tmp_path / "a-t1.nii.gz"), [name])
+    assert error.value.reason == f"guide sequence '{name}' not found: no such file"
+
+
+def test_a_file_under_two_names_is_one_subject(tmp_path):
+    write(tmp_path, "sub-1/a.nii.gz", "sub-2/a.nii.gz")
+    (tmp_path / "sub-3").symlink_to(tmp_path / "sub-1")
+    (tmp_path / "sub-4").mkdir()
+    (tmp_path / "sub-4" / "b.nii.gz").symlink_to(tmp_path / "sub-2" / "a.nii.gz")
+    for name in ("loop", "sub-1/loop", "sub-2/loop"):
+        (tmp_path / name).symlink_to(tmp_path)
+    entries = scan_entries(tmp_path, "**/*.nii*", None)
+    assert [entry["subject"] for entry in entries] == ["sub-1", "sub-2"]

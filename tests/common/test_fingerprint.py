@@ -2,6 +2,7 @@
 """One hash tells whether a case's files are the same, wherever they lie."""
 
 import hashlib
+import os
 
 from common.fingerprint import BLOCK, INPUT, SUFFIX, file_hash, files_of, fingerprint, mark
 
@@ -66,3 +67,10 @@ def test_a_case_is_marked_where_its_files_can_be_read(tmp_path):
     assert mark(entry) == {**entry, INPUT: sha(b"voxels")}
     for other in ({"image": str(tmp_path / "gone")}, {"name": "a"}):
         assert mark(other) == other
+
+
+def test_what_would_never_end_has_no_fingerprint(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    assert fingerprint([tmp_path / "pipe"]) is None
+    assert fingerprint([tmp_path / "zeros"]) is None

@@ -142,3 +142,11 @@ def test_a_folder_that_decides_about_results_is_told_by_its_content(tmp_path):
         (tmp_path / "probe" / "1.png").write_text(content, encoding="utf-8")
         told.add(describe(str(tmp_path), None, files={"reference": str(tmp_path / "probe")})["reference_sha256"])
     assert len(told) == 2 and None not in told
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "5", '{"overrides": 3}', "\0\1\2", ""])
+def test_a_sidecar_of_any_content_is_at_worst_no_sidecar(tmp_path, text):
+    (tmp_path / "a.nii").write_bytes(b"input")
+    (tmp_path / "a_sr.nii.gz").write_bytes(b"result")
+    (tmp_path / f"a_sr.nii.gz{SUFFIX}").write_text(text, encoding="utf-8")
+    assert not is_finished(tmp_path / "a_sr.nii.gz", {"bundle": "b"}, "a.nii", [tmp_path / "a.nii"])

@@ -221,3 +221,31 @@ def test_a_bundle_may_write_files_of_another_kind_and_more_of_them(tmp_path):
     made = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
     assert made.keys() == {"a_made.txt", "a_made.txt.provenance.json", "a_made.more"}
     assert made["a_made.txt"] == "(1, 6, 5, 4)" and made["a_made.more"] == "a of ['other', 'pred']"
+
+
+SHEARED = OBLIQUE @ (np.eye(4) + np.diag([0.3, 0.1], 2))
+
+
+def test_a_sheared_affine_comes_back_and_no_qform_contradicts_it(tmp_path):
+    image = scan(tmp_path / "in" / "a.nii.gz")
+    image.affine = torch.as_tensor(SHEARED)
+    result = nib.load(save(image, tmp_path / "out")[0])
+    np.testing.assert_allclose(result.affine, SHEARED, atol=1e-5)
+    assert (int(result.header["qform_code"]), int(result.header["sform_code"])) == (0, 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_result_that_is_no_image_is_never_written(tmp_path, value):
+    image = scan(tmp_path / "in" / "a.nii.gz")
+    image[0, 1, 2, 3] = value
+    with pytest.raises(InputError, match=r"a.nii.gz: 1 values of the result are NaN or infinite \(damaged weights"):
+        SaveRestoredd(["good", "pred"], str(tmp_path / "out"), ["a", "b"], FACTS)(
+            {"good": scan(tmp_path / "in" / "a.nii.gz"), "pred": image}
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_no_file_system_takes_is_told_before_anything_is_written(tmp_path):
+    image = scan(tmp_path / "in" / f"{'a' * 240}.nii")
+    assert "longer than 255 bytes" in refused(image, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -15,9 +15,10 @@ import numpy as np
 from common.console import say
 from common.datasets import held_out_brain, patient_of, split_entries
 from common.inputs import InputError, check_headers, find_scans
+from common.readers import grid_of
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import optional
+from common.settings import boolean, optional
 
 __all__ = [
     "SEQUENCES",
@@ -91,25 +92,43 @@ def _case_name(match: re.Match, path: str) -> str:
     return match["case"] or Path(path).resolve().parent.name
 
 
-def check_grids(files: Mapping[str, str]) -> None:
-    """Makes sure from the headers that all files of a case can be read and lie on one grid.
+def check_grids(files: Mapping[str, str], allow_missing_slices: Any = False) -> None:
+    """Makes sure from the headers that all files of a case can be read, are different ones, and lie on one grid.
 
     Raises:
         InputError: the first file that does not.
     """
-    _, failures = check_headers(files.values())
+    _, failures = check_headers(files.values(), allow_missing_slices=boolean(allow_missing_slices))
     if failures:
         raise InputError(failures[0][1], failures[0][0])
+    known: dict[str, str] = {}
+    for name, path in files.items():
+        other = known.setdefault(os.path.realpath(path), name)
+        if other != name:
+            raise InputError(f"{name} is the same file as {other}", path)
     first = None
     for name, path in files.items():
         if not path.lower().endswith((".nii", ".nii.gz")):
             continue  # a DICOM series; its grid is compared when it is loaded
-        image = nib.load(path)
+        shape, affine = grid_of(path)
         if first is None:
-            first = (name, image)
-        elif image.shape[:3] != first[1].shape[:3] or not np.allclose(image.affine, first[1].affine, atol=SAME_GRID):
-            sizes = [" x ".join(map(str, i.shape[:3])) for i in (image, first[1])]
+            first = (name, shape, affine)
+        elif shape[:3] != first[1][:3] or not np.allclose(affine, first[2], atol=SAME_GRID):
+            sizes = [" x ".join(map(str, of[:3])) for of in (shape, first[1])]
             raise InputError(f"{name} lies on another grid ({sizes[0]}) than {first[0]} ({sizes[1]})", path)
+
+
+def _once(cases: Mapping[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Cases without those whose images are another's by way of links; label maps may be shared."""
+    kept, known = {}, {}
+    for case, files in cases.items():
+        images = tuple(sorted(os.path.realpath(path) for name, path in files.items() if name != "seg"))
+        other = known.setdefault(images, case)
+        if other == case:
+            kept[case] = files
+        else:
+            say(f"{case}: the same files as {other}, taken once")
+    return kept
 
 
 def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, str]]:
@@ -123,7 +142,8 @@ def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, s
         InputError: no complete case.
     """
     folder = optional(dataset_dir) or str(sample_brains())
-    cases, refused = read_cases(find_scans(folder, pattern, LAYOUT))
+    cases, refused = read_cases(find_scans(folder, pattern, LAYOUT, unique=False))
+    cases = _once(cases)
     for case, reason in refused:
         say(f"left out {case}: {reason}")
     entries = []
@@ -165,7 +185,11 @@ def sample_case() -> str:
 
 
 def inference_cases(
-    dataset_dir: Any, target: Any, pattern: str = PATTERN, explicit: Mapping[str, Any] | None = None
+    dataset_dir: Any,
+    target: Any,
+    pattern: str = PATTERN,
+    explicit: Mapping[str, Any] | None = None,
+    allow_missing_slices: Any = False,
 ) -> dict[str, list]:
     """Cases for inference with their missing sequence, and those that their names or headers rule out.
 
@@ -175,6 +199,7 @@ def inference_cases(
         target: what to make; None for the sequence that is missing. With it a complete case's own is left unread.
         pattern: glob pattern below the folder.
         explicit: files by sequence that are one case; then ``dataset_dir`` is not read.
+        allow_missing_slices: take DICOM series of which some files cannot be read.
 
     Returns:
         ``{"entries": [{"image": {"files": {...}, "target": name, "name": path}}], "failures": [(case, reason)]}``;
@@ -190,18 +215,20 @@ def inference_cases(
         failures: list[tuple[str, str]] = []
     else:
         folder = optional(dataset_dir) or sample_case()
-        found = find_scans(folder, pattern, LAYOUT)
+        found = find_scans(folder, pattern, LAYOUT, unique=False)
         if os.path.isfile(os.path.expanduser(folder)):
             cases, failures = {found[0]: {"stack": found[0]}}, []
         else:
             cases, failures = read_cases(found)
-            cases.update({path: {"stack": path} for path in found if _volumes(path) > 1})
+            cases = _once(cases)
+            named = {path for files in cases.values() for path in files.values()}  # told as part of their case
+            cases.update({path: {"stack": path} for path in found if path not in named and _volumes(path) > 1})
             if not cases and not failures:
                 raise InputError(f"no file under {folder} is named as a sequence; expected {LAYOUT}")
     entries = []
     for case, files in cases.items():
         try:
-            entries.append({"image": _entry(case, files, wanted), "case": case})
+            entries.append({"image": _entry(case, files, wanted, allow_missing_slices), "case": case})
         except InputError as error:
             failures.append((error.path or case, error.reason))
     return {"entries": entries, "failures": failures}
@@ -215,7 +242,7 @@ def _volumes(path: str) -> int:
     return shape[3] if len(shape) == 4 else 1
 
 
-def _entry(case: str, files: dict[str, str], target: str | None) -> dict[str, Any]:
+def _entry(case: str, files: dict[str, str], target: str | None, allow_missing_slices: Any = False) -> dict[str, Any]:
     if "stack" in files:
         return {"files": files, "target": check_stack(files["stack"], target), "name": case}
     present = [name for name in SEQUENCES if name in files]
@@ -230,7 +257,7 @@ def _entry(case: str, files: dict[str, str], target: str | None) -> dict[str, An
     if lacking:
         raise InputError(f"{target} is made of the three others, but {', '.join(lacking)} is not there", case)
     kept = {name: files[name] for name in inputs_of(target)}
-    check_grids(kept)
+    check_grids(kept, allow_missing_slices)
     return {"files": kept, "target": target, "name": case}
 
 
@@ -244,7 +271,7 @@ def check_stack(path: str, target: str | None) -> str:
     if failures:
         raise InputError(failures[0][1], path)
     try:
-        shape = nib.load(path).shape
+        shape = grid_of(path)[0]
     except Exception as error:
         raise InputError(f"cannot be read ({type(error).__name__})", path) from error
     if len(shape) != 4 or shape[3] != 3:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, PersistentDataset, pickle_hashing
 from monai.data import Dataset as UncachedDataset
-from monai.transforms import Compose, LoadImage
+from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from common.console import say
 from common.inputs import InputError, root_cause
+from common.readers import LoadScan
 from common.transforms.geometry import middle_window
 
 from .landmarks import Landmarks
@@ -42,7 +43,7 @@ def _shape_of(path: str) -> tuple[int, ...]:
     if path.lower().endswith((".nii", ".nii.gz")):
         return nib.load(path).shape[:3]
     try:
-        return tuple(LoadImage(image_only=True, ensure_channel_first=True)(path).shape[1:])
+        return tuple(LoadScan()(path).shape[1:])
     except Exception as error:
         raise InputError(f"cannot be read ({root_cause(error)})", path) from error
 

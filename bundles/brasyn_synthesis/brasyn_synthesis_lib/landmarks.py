@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import LoadImage
 from torch import nn
 
 from common.console import say
 from common.files import replacing
 from common.inputs import CheckVoxelsd, InputError, root_cause
+from common.readers import LoadScan
 from common.runs import is_main_process
 from common.settings import boolean
 from common.transforms.intensity import PERCENTILES, fit_landmarks, foreground_mask, standardise
@@ -105,7 +105,7 @@ def fit(entries: Sequence[dict[str, Any]], target: str) -> Landmarks:
         InputError: a file cannot be read, has NaN or infinite voxels, or shows nothing.
     """
     say(f"learning intensity landmarks from {len(entries)} cases")
-    load, sequences = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32), {}
+    load, sequences = LoadScan(), {}
     check = CheckVoxelsd("image")
     for name in SEQUENCES:
         images, masks, found = [], [], []

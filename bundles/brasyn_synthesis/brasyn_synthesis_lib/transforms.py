@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform, Transform
+from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 
 from common.console import say
@@ -20,6 +21,7 @@ from common.fingerprint import files_of
 from common.images import like_image
 from common.inputs import CheckVoxelsd, InputError
 from common.provenance import describe
+from common.readers import LoadScan
 from common.savers import ExpectedResults, SaveRestoredd, result_path, stem_of
 from common.settings import optional
 from common.transforms.geometry import spacing_of
@@ -140,14 +142,17 @@ class LoadSequencesd(MapTransform):
         target: what to make; None for the missing one. A "target" in the data stands before it. Of a 4D file that
             comes as a path t1c is made where neither names another, and one line says so.
 
+        allow_missing_slices: see ``common.readers.SeriesReader``.
+
     Raises:
-        InputError: what ``data.inference_cases`` finds, other grids, or voxels that cannot work.
+        InputError: what ``data.inference_cases`` finds, other grids, one image as two sequences, or voxels that cannot
+            work.
     """
 
-    def __init__(self, keys: KeysCollection = "image", target: Any = None) -> None:
+    def __init__(self, keys: KeysCollection = "image", target: Any = None, allow_missing_slices: Any = False) -> None:
         super().__init__(keys)
-        self.target = target
-        self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)
+        self.target, self.allow_missing_slices = target, allow_missing_slices
+        self.load = LoadScan(allow_missing_slices)
         self.check = CheckVoxelsd("image")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -167,6 +172,10 @@ class LoadSequencesd(MapTransform):
                         raise InputError("lies on another grid than the other sequences", path)
             for channel in channels:
                 self.check({"image": channel})
+            for one, other in combinations(range(len(channels)), 2):
+                if torch.equal(channels[one].as_tensor(), channels[other].as_tensor()):
+                    names = inputs_of(target)
+                    raise InputError(f"{names[one]} and {names[other]} hold the same image", str(entry["name"]))
             image = like_image(torch.cat([c.as_tensor() for c in channels]), first)
             image.meta["filename_or_obj"], image.meta[TARGET] = str(entry["name"]), target
             out[key] = image
@@ -177,7 +186,7 @@ class LoadSequencesd(MapTransform):
         if target is None and os.path.isfile(path):
             target = DEFAULT_TARGET
             say(f"{path}: no target is named, so its volumes are taken as {', '.join(inputs_of(target))}")
-        cases = inference_cases(path, target)
+        cases = inference_cases(path, target, allow_missing_slices=self.allow_missing_slices)
         if cases["failures"]:
             path, reason = cases["failures"][0]
             raise InputError(reason, path)

@@ -9,19 +9,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from PIL import Image
 
 from common.datasets import LABELS, guide_paths, held_out_brain
 from common.files import replacing
 from common.inputs import InputError, check_headers, find_scans
+from common.patterns import distinct, natural
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import names, optional
+from common.settings import boolean, names, optional
 from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture
 
-__all__ = ["grey", "inference_cases", "sample_case"]
+__all__ = ["inference_cases", "sample_case"]
 
 LAYOUT = "NIfTI volumes or slices, DICOM series folders, PNG or JPEG pictures"
 PATTERNS = ("**/*.nii*", "**/*.png", "**/*.jpg", "**/*.jpeg", "**/*.bmp")
@@ -29,7 +29,14 @@ SLAB = 8  # slices on both sides of the sample lesion's middle
 FACTOR = 4
 
 
-def inference_cases(dataset_dir: Any, pattern: Any, sequence: Any, mask: Any, detector: Any = None) -> dict[str, list]:
+def inference_cases(
+    dataset_dir: Any,
+    pattern: Any,
+    sequence: Any,
+    mask: Any,
+    detector: Any = None,
+    allow_missing_slices: Any = False,
+) -> dict[str, list]:
     """Cases of a folder or a single file, with those that cannot work.
 
     Args:
@@ -39,6 +46,7 @@ def inference_cases(dataset_dir: Any, pattern: Any, sequence: Any, mask: Any, de
         mask: the mask's file, or the name that takes the place of the image's sequence beside it (``seg``); None for
             no masks, or ``seg`` where the detector is ``mask``.
         detector: see ``FindRegiond``.
+        allow_missing_slices: take DICOM series of which some files cannot be read.
 
     Returns:
         ``{"entries": [{"image": path, "guide": [path]}], "failures": [(path, reason)]}``.
@@ -51,7 +59,7 @@ def inference_cases(dataset_dir: Any, pattern: Any, sequence: Any, mask: Any, de
         given = given or ["seg"]
     entries, failures = [], []
     for path in _found(folder, optional(pattern), wanted):
-        good, refused = _checked(path)
+        good, refused = _checked(path, boolean(allow_missing_slices))
         failures += refused
         for one in good:
             try:
@@ -82,23 +90,18 @@ def _found(folder: str, pattern: str | None, sequence: str | None) -> list[str]:
     if not paths:
         named = f"names ending in {ending}" if ending else "other names than those of label maps"
         raise InputError(f"no image among {len(found)} files under {folder}; expected {LAYOUT}, {named}")
-    return sorted(paths)
+    return distinct(sorted(paths, key=natural))
 
 
-def _checked(path: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _checked(path: str, allow_missing_slices: bool) -> tuple[list[str], list[tuple[str, str]]]:
     """A picture has two axes; a NIfTI file two or three."""
     if is_picture(path):
         return check_headers([path], ndim=2, color=True)
-    good, failures = check_headers([path])
+    good, failures = check_headers([path], allow_missing_slices=allow_missing_slices)
     if good or os.path.isdir(path):
         return good, failures
     flat, _ = check_headers([path], ndim=2)
     return (flat, []) if flat else (good, failures)
-
-
-def grey(picture: Image.Image) -> Image.Image:
-    """A picture with one number per pixel; grey values with 16 bits stay."""
-    return picture if picture.mode in ("L", "F") or picture.mode.startswith("I") else picture.convert("L")
 
 
 def sample_case() -> str:

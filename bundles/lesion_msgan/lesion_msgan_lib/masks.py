@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import PILReader
 from monai.data.utils import to_affine_nd
-from monai.transforms import LoadImage
 
 from common.headers import one_line
 from common.inputs import InputError, root_cause
+from common.readers import LoadScan
 from common.transforms.geometry import grid_affine
 
-from .cases import grey
 from .slices import is_picture
 
 __all__ = ["load_mask", "mask_paths", "place_of"]
@@ -80,7 +78,7 @@ def load_mask(path: str, shape: Sequence[int], affine: Any = None, axis: int = -
 def _read(path: str) -> tuple[torch.Tensor, np.ndarray | None]:
     """A mask with three axes, and its affine."""
     try:
-        image = LoadImage(PILReader(converter=grey), image_only=True, ensure_channel_first=True)(path)
+        image = LoadScan(kept=False)(path)
     except Exception as error:
         raise InputError(f"the mask cannot be read ({one_line(root_cause(error))})", path) from error
     if image.shape[0] != 1:

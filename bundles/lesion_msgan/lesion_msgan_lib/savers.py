@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.pictures import turned
 from common.savers import SaveRestoredd, stem_of
 
 from .detection import FROM
@@ -44,7 +45,7 @@ class SaveSlicesd(SaveRestoredd):
             super().write(path, image, source)
             return
         array = image.as_tensor().detach().cpu().float().numpy()[0]
-        _png(array, image.meta.get("mode", "L")).save(path)
+        _png(array, image.meta.get("mode", "L")).save(path, **turned(int(image.meta.get("orientation", 1))))
 
 
 def _png(array: np.ndarray, mode: str) -> Image.Image:

@@ -25,6 +25,8 @@ RECIPE = Recipe(
     path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1n`"),
+    flag("allow_missing_slices", "inference: take DICOM series of which some files cannot be read, and name them"),
+    flag("allow_missing_slices", "inference: take a DICOM series of which files cannot be read, and name them"),
     names("guides", "guide sequences, by name or as paths"),
     pick("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes)", (None, "paper", "short", "sample")),
     scales("scales", 'training scales, such as `"[[2,2,2],[1,1,4]]"`'),

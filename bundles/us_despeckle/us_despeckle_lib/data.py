@@ -137,10 +137,10 @@ class LoadFramesd(MapTransform):
         for key in self.key_iterator(out):
             path = str(out[key])
             frames = read_frames(path)
-            region = ultrasound_region(frames, self.region, path)
             grey = frames.grey()
             if np.ptp(grey) == 0:
                 raise InputError(f"constant image: every pixel is {frames.pixels.flat[0]}", path)
+            region = ultrasound_region(frames, self.region, path)
             image = torch.from_numpy(np.where(region, grey, np.float32(0)))
             meta = {"filename_or_obj": path, "region": torch.from_numpy(region.astype(np.uint8))}
             out[key] = MetaTensor(image, meta=meta)

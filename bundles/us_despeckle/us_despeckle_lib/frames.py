@@ -7,17 +7,24 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
-from common.headers import one_line
-from common.inputs import InputError
+from common.errors import InputError, one_line
+from common.fingerprint import SUFFIX as PROVENANCE
+from common.headers import check_file
+from common.patterns import distinct, files_matching
+from common.pictures import MOST_PIXELS, check_page, open_picture
+from common.series import is_dicom
 
-__all__ = ["Frames", "find_frames", "is_dicom", "read_frames"]
+__all__ = ["Frames", "find_frames", "read_frames"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 KINDS = ("PNG", "JPEG", "TIFF")
+ELEMENTS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation")
+MOST_TOTAL = 2**30  # pixels of all frames
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 COLOURED = 40  # of 255: largest minus smallest channel of a pixel; JPEG's chroma stays below in grey pictures
 TISSUE, TWO_D = 1, 1  # RegionDataType and RegionSpatialFormat of B-mode regions (DICOM PS3.3 C.8.5.5)
@@ -53,71 +60,65 @@ class Frames:
         return np.ptp(self.pixels, axis=-1) > COLOURED * self.top / 255
 
 
-def is_dicom(path: str | os.PathLike) -> bool:
-    """Whether a file starts as DICOM files do."""
-    with open(path, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
 def read_frames(path: str | os.PathLike) -> Frames:
     """All frames of a file.
 
     Raises:
-        InputError: no such file, no picture, damaged, or pixels other than 8 or 16 bit grey or RGB.
+        InputError: no such file, no picture, damaged, more than 2^25 pixels in a frame or 2^30 in all, or pixels that
+            the result could not keep, see ``common.pictures.open_picture``.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise InputError("no such file", path)
+    check_file(path)
     try:
         return _read_dicom(path) if is_dicom(path) else _read_picture(path)
     except InputError:
         raise
-    except UnidentifiedImageError as error:
-        raise InputError("not a picture; PNG, JPEG, TIFF and DICOM can be read", path) from error
     except Exception as error:  # whatever a damaged file makes a reader raise
         raise InputError(f"cannot be read ({one_line(error)})", path) from error
 
 
 def _read_picture(path: str) -> Frames:
-    with Image.open(path) as picture:
-        if picture.format not in KINDS:
-            raise InputError(f"{picture.format} is not read; convert it to PNG, JPEG, TIFF or DICOM", path)
-        pages = [np.asarray(_plain(page, path)) for page in ImageSequence.Iterator(picture)]
-    if len({page.shape for page in pages}) > 1:
-        raise InputError("its pages differ in size", path)
+    with open_picture(path, KINDS) as picture:
+        _check_total(getattr(picture, "n_frames", 1), picture.size, path)
+        pages = []
+        for page in ImageSequence.Iterator(picture):
+            check_page(page, path)
+            pages.append(np.asarray(_plain(page)))
+    if len({(page.shape, page.dtype) for page in pages}) > 1:
+        raise InputError("its pages differ in size or kind", path)
     pixels = np.stack(pages)
     return Frames(
         pixels.astype(np.uint16) if pixels.dtype != np.uint8 else pixels, 255 if pixels.dtype == np.uint8 else 65535
     )
 
 
-def _plain(page: Image.Image, path: str) -> Image.Image:
-    """Grey or RGB; transparency is left out."""
-    if page.mode in ("L", "RGB") or page.mode.startswith("I;16"):
-        return page
+def _check_total(count: int, size: Sequence[int], path: str) -> None:
+    if count * size[0] * size[1] > MOST_TOTAL:
+        shown = f"{count} frames of {size[0]} x {size[1]} pixels"
+        raise InputError(f"{shown} are more than the {MOST_TOTAL / 1e6:.0f} million pixels that are taken", path)
+
+
+def _plain(page: Image.Image) -> Image.Image:
+    """Grey or RGB; the alpha channel waits in the source."""
     if page.mode == "I":  # how older Pillow opens 16-bit PNG
         return page.convert("I;16")
-    if page.mode in ("LA", "1"):
-        return page.convert("L")
-    if page.mode in ("P", "RGBA", "PA"):
-        return page.convert("RGB")
-    raise InputError(f"pixels of kind {page.mode}; 8 or 16 bit grey or RGB is needed", path)
+    return page.convert({"LA": "L", "RGBA": "RGB"}[page.mode]) if page.mode in ("LA", "RGBA") else page
 
 
 def _read_dicom(path: str) -> Frames:
     import pydicom  # takes a while to import, and only DICOM needs it
 
     dataset = pydicom.dcmread(path)
-    if "PixelData" not in dataset:
-        raise InputError("a DICOM file without a picture", path)
+    _check_elements(dataset, path)
     pixels = pydicom.pixels.pixel_array(dataset)
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+    kind = dataset.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
         pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
         pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
     if pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{pixels.dtype} pixels; 8 or 16 bit without sign are needed", path)
     top = 2 ** int(dataset.BitsStored) - 1 if pixels.dtype == np.uint16 else 255
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if kind == "MONOCHROME1":
         pixels = top - pixels
     if int(dataset.get("NumberOfFrames", 1) or 1) == 1 and pixels.ndim < (4 if dataset.SamplesPerPixel == 3 else 3):
         pixels = pixels[None]
@@ -129,8 +130,22 @@ def _read_dicom(path: str) -> Frames:
     return Frames(pixels, top, boxes)
 
 
+def _check_elements(dataset: Any, path: str) -> None:
+    """Names what a DICOM file lacks before its pixels are decoded, and how many there are."""
+    if "PixelData" not in dataset:
+        raise InputError("a DICOM file without a picture", path)
+    lacking = [name for name in ELEMENTS if dataset.get(name) in (None, "")]
+    if lacking:
+        raise InputError(f"a DICOM file without {', '.join(lacking)}", path)
+    size = (int(dataset.Columns), int(dataset.Rows))
+    if size[0] * size[1] > MOST_PIXELS:
+        shown = f"{size[0]} x {size[1]} pixels"
+        raise InputError(f"{shown} are more than the {MOST_PIXELS / 1e6:.1f} million that are taken", path)
+    _check_total(int(dataset.get("NumberOfFrames", 1) or 1), size, path)
+
+
 def find_frames(folder: str | os.PathLike, names: Sequence[str] = ("**/*",)) -> list[str]:
-    """Paths of the pictures in a folder and below, sorted; results of this collection are left out.
+    """Paths of the pictures in a folder and below, in natural order; results of this collection are left out.
 
     Files count by their ending; files without one when they are DICOM. One file is taken whatever its name.
 
@@ -143,12 +158,12 @@ def find_frames(folder: str | os.PathLike, names: Sequence[str] = ("**/*",)) -> 
     if not root.is_dir():
         raise InputError("no such file or folder", root)
     found = []
-    for path in sorted({path for name in names for path in root.glob(name)}):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hidden or not path.is_file() or Path(f"{path}.provenance.json").exists():
-            continue
-        if path.suffix.lower() in ENDINGS or (not path.suffix and is_dicom(path)):
-            found.append(str(path))
+    for path in files_matching(root, names):
+        ending = Path(path).suffix.lower()
+        taken = ending in ENDINGS or (not ending and is_dicom(path))
+        if taken and not os.path.isdir(path) and not os.path.exists(path + PROVENANCE):
+            found.append(path)
+    found = distinct(found)
     if not found:
         raise InputError("no PNG, JPEG, TIFF or DICOM file in it", root)
     return found

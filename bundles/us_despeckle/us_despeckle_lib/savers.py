@@ -12,14 +12,16 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from common import provenance
 from common.images import like_image
 from common.inputs import InputError
+from common.pictures import open_picture, orientation, turned
 from common.savers import ExpectedResults, SaveRestoredd, stem_of
+from common.series import is_dicom
 
-from .frames import Frames, is_dicom, read_frames
+from .frames import Frames, read_frames
 from .metrics import histogram, kl_divergence
 from .pictures import draw_histograms, load_reference
 
@@ -48,12 +50,12 @@ def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, 
     if is_dicom(source):
         _write_dicom(source, target, pixels, frames)
         return
-    with Image.open(source) as before:
+    with open_picture(source, tuple(ENDINGS)) as before:
         pages = [Image.fromarray(page) for page in pixels]
-        if before.mode == "RGBA":
-            for page in pages:
-                page.putalpha(before.getchannel("A"))
-        options: dict[str, Any] = {}
+        options = turned(orientation(before)) if before.format != "TIFF" else {}  # Pillow turns a TIFF as it reads it
+        for page, own in zip(pages, ImageSequence.Iterator(before), strict=True):
+            if "A" in own.getbands():
+                page.putalpha(own.getchannel("A"))
         if "dpi" in before.info:
             options["dpi"] = before.info["dpi"]
         kind = "PNG" if before.format == "JPEG" and lossless else before.format
@@ -102,6 +104,8 @@ def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames) 
     dataset.ImageType = ["DERIVED", "SECONDARY", *list(dataset.get("ImageType", []))[2:]]
     dataset.DerivationDescription = TEXT
     dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
+    for _ in dataset.iterall():  # elements as yet undecoded would be written as they are, in whatever encoding that is
+        pass
     dataset.save_as(target, enforce_file_format=True)
 
 

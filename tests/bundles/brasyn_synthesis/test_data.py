@@ -19,6 +19,7 @@ from brasyn_synthesis_lib.data import (
     training_cases,
     weights_of,
 )
+from brasyn_synthesis_lib.transforms import LoadSequencesd
 from common.datasets import split_entries
 from common.inputs import InputError
 from common.sample_data import write_brain_cases
@@ -228,3 +229,51 @@ def test_sample_case_lacks_one_sequence(tmp_path, monkeypatch):
     monkeypatch.setattr("brasyn_synthesis_lib.data.sample_brains", lambda: folder)
     (entry,) = inference_cases(sample_case(), None)["entries"]
     assert entry["image"]["target"] == "t1c"
+
+
+def test_one_file_as_two_sequences_is_refused(tmp_path):
+    t1n = save(tmp_path / "t1n.nii.gz")
+    (tmp_path / "t2w.nii.gz").symlink_to(t1n)
+    files = {"t1n": t1n, "t2w": tmp_path / "t2w.nii.gz", "t2f": save(tmp_path / "other.nii.gz")}
+    ((path, reason),) = inference_cases(None, None, explicit=files)["failures"]
+    assert (path, reason) == (str(tmp_path / "t2w.nii.gz"), "t2w is the same file as t1n")
+
+
+def test_a_copy_as_another_sequence_is_refused_when_it_is_loaded(tmp_path):
+    case(tmp_path / "c", ("t1n", "t2w", "t2f"))  # `save` writes the same voxels
+    (entry,) = inference_cases(tmp_path, None)["entries"]
+    with pytest.raises(InputError, match="t1n and t2w hold the same image"):
+        LoadSequencesd()(entry)
+
+
+def test_a_4d_file_in_a_case_is_told_once(tmp_path):
+    case(tmp_path / "c", ("t1n", "t2f"))
+    save(tmp_path / "c" / "BraTS-0001-t2w.nii.gz", (*SHAPE, 3))
+    found = inference_cases(tmp_path, "t1c")
+    assert found["entries"] == []
+    ((path, reason),) = found["failures"]
+    assert path.endswith("t2w.nii.gz") and "4D image" in reason
+
+
+def test_one_bad_header_costs_its_case_alone(tmp_path):
+    for name in ("a", "b"):
+        case(tmp_path / name, ("t1n", "t2w", "t2f"), name)
+    path = tmp_path / "a" / "a-t2w.nii.gz"
+    path.unlink()
+    raw = bytearray(save(path.with_suffix("")).read_bytes())
+    raw[108:112] = struct.pack("<f", 100)  # vox_offset
+    path.with_suffix("").write_bytes(raw)
+    found = inference_cases(tmp_path, None)
+    assert [Path(entry["case"]).name for entry in found["entries"]] == ["b"]
+    ((_, reason),) = found["failures"]
+    assert "vox_offset is 100" in reason
+
+
+def test_a_case_under_two_names_is_taken_once(tmp_path, capsys):
+    case(tmp_path / "c")
+    (tmp_path / "d").symlink_to(tmp_path / "c")
+    (tmp_path / "e").mkdir()
+    for path in (tmp_path / "c").iterdir():
+        (tmp_path / "e" / path.name.replace("0001", "0002")).symlink_to(path)
+    assert [entry["case"] for entry in training_cases(tmp_path)] == ["BraTS-0001"]
+    assert "the same files as" in capsys.readouterr().out

@@ -46,3 +46,19 @@ def test_a_folder_without_images_is_told(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=r"no file matches .* under .*PNG or JPEG"):
         inference_cases(tmp_path, None, None, None)
+
+
+def test_cases_come_in_natural_order_and_links_once(tmp_path):
+    for name in ("case10.png", "case2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "case1.png").symlink_to(tmp_path / "case2.png")
+    (tmp_path / "case3.png").symlink_to(tmp_path / "gone.png")
+    cases = inference_cases(tmp_path, None, None, None)
+    assert [Path(entry["image"]).name for entry in cases["entries"]] == ["case2.png", "case10.png"]
+    assert cases["failures"] == [(str(tmp_path / "case3.png"), "a link to a file that is not there")]
+
+
+def test_a_mask_that_is_not_there_is_told_as_it_was_given(tmp_path):
+    picture(tmp_path / "a.png")
+    ((_, reason),) = inference_cases(tmp_path, None, None, "m.nii.gz")["failures"]
+    assert reason == "mask 'm.nii.gz' not found: no such file"

@@ -154,7 +154,7 @@ def test_pictures_are_found_and_results_left_out(tmp_path):
     dicom(tmp_path / "IM0001", levels((1, 4, 4)))
     (tmp_path / "a_despeckled.png.provenance.json").write_text("{}", encoding="utf-8")
     found = [p.removeprefix(str(tmp_path) + "/") for p in find_frames(tmp_path)]
-    assert found == ["IM0001", "a.jpg", "b.PNG", "deep/c.tif"]
+    assert found == ["a.jpg", "b.PNG", "deep/c.tif", "IM0001"]
     assert find_frames(tmp_path / "notes.txt") == [str(tmp_path / "notes.txt")]
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "text.png").write_text("hello", encoding="utf-8")
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
     Image.new("L", (4, 4)).save(tmp_path / "a.bmp")
-    reasons = {"half.png": "cannot be read", "text.png": "not a picture", "float.tif": "pixels of kind F"}
+    reasons = {"half.png": "truncated|cannot be read", "text.png": "not a picture", "float.tif": "pixels of kind F"}
     for name, reason in {**reasons, "a.bmp": "BMP is not read", "none.png": "no such file"}.items():
         with pytest.raises(InputError, match=reason) as error:
             read_frames(tmp_path / name)
@@ -190,3 +190,35 @@ def test_the_picture_for_monai_label_is_what_the_saver_writes(tmp_path, pixels):
     plain = PlainPictured("pred")({"pred": MetaTensor(torch.from_numpy(grey), meta=meta)})["pred"].numpy()
     assert plain.dtype == pixels.dtype
     np.testing.assert_array_equal(plain.T, written if written.ndim == 2 else written[..., 0])
+
+
+def test_frames_come_in_natural_order_and_links_once(tmp_path):
+    for name in ("case10.png", "case2.png"):
+        write(tmp_path / name, levels((1, 9, 13)))
+    (tmp_path / "case1.png").symlink_to(tmp_path / "case2.png")
+    (tmp_path / "case3.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = find_frames(tmp_path)
+    assert [path.removeprefix(f"{tmp_path}/") for path in found] == ["case2.png", "case3.png", "case10.png"]
+    with pytest.raises(InputError, match="a link to a file that is not there"):
+        read_frames(tmp_path / "case3.png")
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_the_way_a_viewer_turns_a_picture_is_kept_and_nothing_else_of_exif(tmp_path, ending):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "Jane Doe"
+    Image.fromarray(levels((9, 13))).save(tmp_path / f"a{ending}", exif=exif)
+    write_like(str(tmp_path / f"a{ending}"), tmp_path / f"b{ending}", np.ones((1, 9, 13)), np.ones((9, 13), bool))
+    with Image.open(tmp_path / f"b{ending}") as after:
+        assert dict(after.getexif()) == {0x0112: 6}
+
+
+def test_a_grey_picture_keeps_its_alpha(tmp_path):
+    picture = Image.fromarray(levels((9, 13)))
+    picture.putalpha(Image.fromarray(levels((9, 13), seed=1)))
+    picture.save(tmp_path / "a.png")
+    write_like(str(tmp_path / "a.png"), tmp_path / "b.png", np.ones((1, 9, 13)), np.zeros((9, 13), bool))
+    with Image.open(tmp_path / "b.png") as after:
+        assert after.mode == "LA"
+        np.testing.assert_array_equal(np.asarray(after), np.asarray(picture))
