@@ -151,6 +151,8 @@ def _margins(grey: np.ndarray) -> np.ndarray:
     """Boolean ``(H, W)``: what has one of the levels of the picture's constant areas."""
     levels = np.rint(grey * 255).astype(np.int16)
     flat = ndimage.maximum_filter(levels, 3) == ndimage.minimum_filter(levels, 3)
+    smooth = ndimage.uniform_filter(levels.astype(np.float32), 5)
+    calm = ndimage.maximum_filter(levels, 5) - ndimage.minimum_filter(levels, 5) <= 2 * RINGING * 255
     counts = np.bincount(levels[flat], minlength=256)
     border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
     mask = np.zeros(grey.shape, bool)
@@ -159,7 +161,8 @@ def _margins(grey: np.ndarray) -> np.ndarray:
         black = level < BLACK * 255
         if not black:  # tissue of that level is there in crumbs
             distance = np.abs(levels - level)
-            labels, _ = ndimage.label(_opened(distance <= LOSSY * 255, 2))
+            near = (distance <= LOSSY * 255) | (calm & (np.abs(smooth - level) <= LOSSY * 255))
+            labels, _ = ndimage.label(_opened(near, 2))
             large = np.bincount(labels.ravel()) >= PLATEAU / 10 * grey.size
             large[0] = False
             mask |= (distance <= RINGING * 255) & _grown(large[labels], reach)
