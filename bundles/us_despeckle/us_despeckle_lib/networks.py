@@ -53,19 +53,33 @@ class DRNN(nn.Module):
     Args:
         channels: of the hidden layers.
         blocks: residual blocks.
+        identity: start close to the identity: one channel carries the image through the shortcuts, and the others are
+            not seen by the last convolution yet. An addition to the paper, whose first training then has little to do.
 
     Raises:
         ValueError: no channel, or a negative number of blocks.
     """
 
-    def __init__(self, channels: int = 64, blocks: int = 6) -> None:
+    def __init__(self, channels: int = 64, blocks: int = 6, identity: bool = False) -> None:
         super().__init__()
         if channels < 1 or blocks < 0:
             raise ValueError(f"need at least one channel and no negative number of blocks, got {channels} and {blocks}")
         self.head = nn.Sequential(*_unit(1, channels, 7))
         self.body = nn.Sequential(*[ResBlock(channels) for _ in range(blocks)])
         self.tail = nn.Conv2d(channels, 1, 3, padding=1)
+        if identity:
+            self._start_as_identity()
         self.frozen = False  # in training, batch normalisation keeps its statistics (``stages.FreezeNorm``)
+
+    def _start_as_identity(self) -> None:
+        with torch.no_grad():
+            for weight in (self.head[0].weight[0], self.tail.weight):
+                weight.zero_()
+            self.head[0].weight[0, 0, 3, 3] = 1
+            self.tail.weight[0, 0, 1, 1] = 1
+            self.tail.bias.zero_()
+            for block in self.body:
+                block.layers[-2].weight[0] = 1e-3  # with 0 its ReLU would be dead
 
     @classmethod
     def form_of(cls, state: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -27,6 +27,8 @@ BORDER = 0.12  # share of the picture's border that a black margin covers at lea
 LOSSY = 3 / 255  # grey margins of pictures that JPEG has been at vary by that
 RINGING = 12 / 255  # and near edges by that
 CONSTANT = 20 / 255  # between the 5th and 95th percentile of a line that shows no tissue
+SQUARE = 0.95  # share of its box that a rectangle covers
+JUTTING = 0.015  # share of it that may jut out; more belongs to a slanted or curved side
 LEAST = 0.02  # share of the picture that a region covers at least
 FILLED = 0.55  # share of a neighbourhood
 SMALL = 0.1  # parts below this share of the largest are text
@@ -123,9 +125,24 @@ def detect_region(grey: np.ndarray, coloured: np.ndarray | None = None) -> np.nd
         return whole
     sizes = np.bincount(labels.ravel())[1:]
     kept = np.isin(labels, 1 + np.flatnonzero(sizes >= SMALL * sizes.max()))
+    kept = _squared(kept)
     hull = _hull(kept) & (np.cumsum(shown & _grown(kept, close), axis=0) > 0)
     hull = _trimmed(hull, grey, 2 * close)  # a curved probe's surface is concave
     return hull if hull.sum() >= LEAST * hull.size else whole
+
+
+def _squared(mask: np.ndarray) -> np.ndarray:
+    """A mask that is nearly a rectangle without what juts out, such as text that touches it."""
+    sides = []
+    for lines in (mask, mask.T):
+        first = lines.argmax(axis=1)
+        spans = np.where(lines.any(axis=1), lines.shape[1] - lines[:, ::-1].argmax(axis=1) - first, 0)
+        wide = np.flatnonzero(spans >= spans.max() / 2)
+        sides.append(slice(wide[0], wide[-1] + 1))
+    box = np.zeros(mask.shape, bool)
+    box[tuple(sides)] = True
+    alike = _hull(mask & box).sum() >= SQUARE * box.sum() and (mask & ~box).sum() <= JUTTING * mask.sum()
+    return mask & box if alike else mask
 
 
 def _trimmed(mask: np.ndarray, grey: np.ndarray, most: int) -> np.ndarray:
