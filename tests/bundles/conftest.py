@@ -54,7 +54,8 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
         "rslm_denoise": {**patches, "warmup": 0, "learning_rate": rate, "val_volumes": 2, "val_crop": 16},
         "us_despeckle": {
             **{"crop": 32, "discriminator_crop": 24, "val_frames": 2, "val_crop": 48, "frozen_norm": True},
-            **{"identity": stage, "discriminator": stage},
+            **{"network": {"channels": 4, "blocks": 1}, "brightness_weight": 1},
+            **{"identity": {**stage, "cosine": True}, "discriminator": stage},
             "adversarial": {"epochs": 1, "iterations": 2, "buffer": 4},
             "generator_step": {"steps": 2, "batch": 2, "rate": rate},
             "discriminator_step": {"batch": 8, "rate": rate},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ class UnpairedCrops(Dataset):
 
     A moving window with 50 % overlap goes over the region of every frame; windows with less than 80 % of ultrasound are
     left out. All windows are shown once before one is shown again, in an order that follows from (seed, pass) alone, so
-    a resumed run repeats it. Call ``set_epoch`` before each epoch.
+    a resumed run repeats it. Files in several sub-folders take turns, a crop from each, whatever they hold, so that
+    few frames of one scanner are not drowned by many of another. Call ``set_epoch`` before each epoch.
 
     Args:
         low: items ``{"image": (N, H, W)}`` with their region as meta data, see ``LoadFramesd``.
@@ -52,6 +54,7 @@ class UnpairedCrops(Dataset):
         if high is not None:
             self.sides["label"] = (high, int(high_size or size))
         self.windows = {key: _windows(*side) for key, side in self.sides.items()}
+        self.groups = {key: _by_folder(self.sides[key][0], windows) for key, windows in self.windows.items()}
         self.samples, self.seed, self.jitter, self.epoch = int(samples), seed, jitter, 1
 
     def set_epoch(self, epoch: int) -> None:
@@ -70,8 +73,9 @@ class UnpairedCrops(Dataset):
         return item if "label" in item else {**item, "label": item["image"]}
 
     def _crop(self, key: str, number: int, position: int) -> torch.Tensor:
-        (frames, size), windows = self.sides[key], self.windows[key]
-        turn, place = divmod(position, len(windows))
+        (frames, size), groups = self.sides[key], self.groups[key]
+        windows = groups[position % len(groups)]
+        turn, place = divmod(position // len(groups), len(windows))
         order = np.random.default_rng([self.seed, number, turn]).permutation(len(windows))
         file, frame, top, left = windows[order[place]]
         image = frames[file]["image"].as_tensor()[frame]
@@ -80,6 +84,13 @@ class UnpairedCrops(Dataset):
             corner = zip((top, left), moves, image.shape, strict=True)
             top, left = (int(np.clip(c + move, 0, n - size)) for c, move, n in corner)
         return image[None, top : top + size, left : left + size].clone()
+
+
+def _by_folder(frames: Sequence[Mapping[str, Any]], windows: np.ndarray) -> list[np.ndarray]:
+    """The windows of each folder with files."""
+    folders = [os.path.dirname(str(item["image"].meta["filename_or_obj"])) for item in frames]
+    own = np.array([folders[number] for number in windows[:, 0]])
+    return [windows[own == folder] for folder in sorted(set(own))]
 
 
 def _windows(frames: Sequence[Mapping[str, Any]], size: int) -> np.ndarray:

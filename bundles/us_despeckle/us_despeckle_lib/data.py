@@ -15,7 +15,7 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import MapTransform
 
 from common.console import say
-from common.datasets import check_entries
+from common.datasets import check_entries, read_split
 from common.inputs import InputError
 from common.sample_data import is_sample, sample_probes
 from common.savers import stem_of
@@ -41,7 +41,12 @@ LAYOUT = "low/ with frames of the probe to improve and high/ with frames of the 
 
 
 def probe_entries(
-    dataset_dir: Any, val_fraction: float, seed: int, most: int | None = None, held_out: bool = True
+    dataset_dir: Any,
+    val_fraction: float,
+    seed: int,
+    most: int | None = None,
+    held_out: bool = True,
+    split: Any = None,
 ) -> dict[str, list[dict[str, str]]]:
     """Entries ``{"image": path}`` of the files in ``low/`` and ``high/``.
 
@@ -50,13 +55,16 @@ def probe_entries(
         val_fraction: share of the files in ``low/`` that validate, at least one.
         seed: chooses which.
         most: validation files at most, None for all.
-        held_out: False validates on all files of ``low/``, of the sample probes on those held out from training.
+        held_out: False validates on all files of ``low/``, of the sample probes on those held out from training, of a
+            split on its "test" files, and takes all of ``high/`` as reference.
+        split: a JSON file with lists of file names without ending instead of ``val_fraction`` and ``seed``, see
+            ``common.datasets.read_split``; names of ``high/`` in "validate" or "test" are no reference in training.
 
     Returns:
         ``{"train": low, "validate": low, "reference": high}``; a single file in ``low/`` both trains and validates.
 
     Raises:
-        InputError: a folder missing or empty, or the same file in both.
+        InputError: a folder missing or empty, the same file in both, or a split that does not fit.
     """
     if not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
@@ -67,6 +75,9 @@ def probe_entries(
     for path in low:
         if _hash(path) in known:
             raise InputError(f"the same file as {known[_hash(path)]}; low/ and high/ need different probes", path)
+    if optional(split) is not None:
+        parts = _split_sides(low, high, optional(split), held_out)
+        return {name: [{"image": path} for path in paths] for name, paths in parts.items()}
     order = np.random.default_rng(seed).permutation(len(low))
     count = min(max(1, round(val_fraction * len(low))), max(1, len(low) - 1))
     validate = [low[i] for i in sorted(order[:count])]
@@ -79,6 +90,18 @@ def probe_entries(
         validate = low
     parts = {"train": train, "validate": validate[:most], "reference": high}
     return {name: [{"image": path} for path in paths] for name, paths in parts.items()}
+
+
+def _split_sides(low: list[str], high: list[str], split: str, held_out: bool) -> dict[str, list[str]]:
+    """Files of the low probe that train and validate, and of the reference probe, as a split file says."""
+    parts = {name: set(stems) for name, stems in read_split(split, [stem_of(path) for path in low + high]).items()}
+    scored = parts["validate"] if held_out else parts["test"] or parts["validate"]
+    kept = parts["validate"] | parts["test"] if held_out else set()
+    return {
+        "train": [path for path in low if stem_of(path) in parts["train"]],
+        "validate": [path for path in low if stem_of(path) in scored],
+        "reference": [path for path in high if stem_of(path) not in kept],
+    }
 
 
 def check_frames(

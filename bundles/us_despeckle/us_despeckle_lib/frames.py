@@ -120,13 +120,19 @@ def _read_dicom(path: str) -> Frames:
     top = 2 ** int(dataset.BitsStored) - 1 if pixels.dtype == np.uint16 else 255
     if kind == "MONOCHROME1":
         pixels = top - pixels
-    if int(dataset.get("NumberOfFrames", 1) or 1) == 1 and pixels.ndim < (4 if dataset.SamplesPerPixel == 3 else 3):
+    colours = 3 if dataset.SamplesPerPixel == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR" else 0
+    if pixels.ndim == (3 if colours else 2):  # one frame alone
         pixels = pixels[None]
+    rows, columns = pixels.shape[1:3]
     boxes = []
     for region in dataset.get("SequenceOfUltrasoundRegions", []):
         if (region.get("RegionSpatialFormat"), region.get("RegionDataType")) == (TWO_D, TISSUE):
             names = ("MinX0", "MinY0", "MaxX1", "MaxY1")
-            boxes.append(tuple(int(region[f"RegionLocation{name}"].value) for name in names))
+            left, top_row, right, bottom = (int(region[f"RegionLocation{name}"].value) for name in names)
+            # files are about whose regions reach beyond the picture, such as of pictures cropped afterwards
+            box = (max(left, 0), max(top_row, 0), min(right, columns - 1), min(bottom, rows - 1))
+            if box[0] < box[2] and box[1] < box[3]:
+                boxes.append(box)
     return Frames(pixels, top, boxes)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["DRNN", "Discriminator", "ResBlock", "folded", "widen"]
+__all__ = ["DRNN", "Discriminator", "ResBlock", "folded"]
 
 
 def _unit(in_channels: int, out_channels: int, kernel: int) -> list[nn.Module]:
@@ -47,21 +47,56 @@ class DRNN(nn.Module):
     """Generator: 7x7 convolution, six residual blocks, final 3x3 convolution (Mishra et al. 2018, figure 1).
 
     Every convolution but the last has 64 channels, batch normalisation and ReLU. The output has no activation and no
-    skip from the input, so the network learns to reproduce its input first (the paper's first training).
+    skip from the input, so the network learns to reproduce its input first (the paper's first training). Compact forms
+    have fewer channels or blocks. The last convolution is computed in float32 under autocast, too.
 
     Args:
         channels: of the hidden layers.
         blocks: residual blocks.
+        identity: start close to the identity: one channel carries the image through the shortcuts, and the others are
+            not seen by the last convolution yet. An addition to the paper, whose first training then has little to do.
+
+    Raises:
+        ValueError: no channel, or a negative number of blocks.
     """
 
-    def __init__(self, channels: int = 64, blocks: int = 6) -> None:
+    def __init__(self, channels: int = 64, blocks: int = 6, identity: bool = False) -> None:
         super().__init__()
         if channels < 1 or blocks < 0:
             raise ValueError(f"need at least one channel and no negative number of blocks, got {channels} and {blocks}")
         self.head = nn.Sequential(*_unit(1, channels, 7))
         self.body = nn.Sequential(*[ResBlock(channels) for _ in range(blocks)])
         self.tail = nn.Conv2d(channels, 1, 3, padding=1)
+        if identity:
+            self._start_as_identity()
         self.frozen = False  # in training, batch normalisation keeps its statistics (``stages.FreezeNorm``)
+
+    def _start_as_identity(self) -> None:
+        with torch.no_grad():
+            for weight in (self.head[0].weight[0], self.tail.weight):
+                weight.zero_()
+            self.head[0].weight[0, 0, 3, 3] = 1
+            self.tail.weight[0, 0, 1, 1] = 1
+            self.tail.bias.zero_()
+            for block in self.body:
+                block.layers[-2].weight[0] = 1e-3  # with 0 its ReLU would be dead
+
+    @classmethod
+    def form_of(cls, state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        """Constructor arguments of the network that a state dict belongs to, read off its names and shapes.
+
+        Raises:
+            ValueError: not the state dict of a ``DRNN``.
+        """
+        last = state.get("tail.weight")
+        if last is None or last.ndim != 4:
+            raise ValueError("it has no last convolution")
+        form = {"channels": last.shape[1], "blocks": len({name for name in state if name.endswith(".shortcut")})}
+        with torch.device("meta"):
+            own = cls(**form).state_dict()
+        if own.keys() != state.keys() or any(state[name].shape != tensor.shape for name, tensor in own.items()):
+            raise ValueError("its tensors are not those of a chain of residual blocks")
+        return form
 
     def train(self, mode: bool = True) -> DRNN:
         """As for every module, but for the statistics of ``frozen``."""
@@ -79,7 +114,9 @@ class DRNN(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Despeckled grey levels of ``(B, 1, H, W)`` in [0, 1], any height and width; not clipped."""
-        return self.tail(self.body(self.head(image)))
+        features = self.body(self.head(image))
+        with torch.autocast(features.device.type, enabled=False):  # a grey level is finer than bfloat16
+            return self.tail(features.float())
 
 
 class Discriminator(nn.Module):
@@ -87,18 +124,20 @@ class Discriminator(nn.Module):
 
     Departs from the paper: it gives neither depth nor widths; pairs of convolutions with stride 1 and 2 and 64 to 512
     channels are those of SRGAN (Ledig et al. 2017), without batch normalisation, which the paper does not name. The
-    sigmoid belongs to the loss. Each crop loses its mean grey level first, and the rest is multiplied by ``gain``: what
-    is judged is speckle, not how bright a crop's tissue happens to be (judged too, it made the generator's brightness
-    swing), and speckle is more than a small ripple on a large constant.
+    sigmoid belongs to the loss. Grey levels are multiplied by ``gain``, so that speckle is more than a small ripple.
 
     Args:
         channels: one pair of convolutions for each.
         gain: factor on the grey levels.
+        centred: take each crop's mean grey level away first, so that brightness is not judged. The paper does not, and
+            then nothing in the game holds the brightness of tissue.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0, centred: bool = False
+    ) -> None:
         super().__init__()
-        self.gain = gain
+        self.gain, self.centred = gain, centred
         layers, last = [], 1
         for width in channels:
             for stride, inner in ((1, last), (2, width)):
@@ -112,7 +151,8 @@ class Discriminator(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, 1)`` of ``(B, 1, H, W)``, any height and width; large for the reference probe."""
-        features = self.layers(self.gain * (image - image.mean(dim=(2, 3), keepdim=True)))
+        levels = image - image.mean(dim=(2, 3), keepdim=True) if self.centred else image
+        features = self.layers(self.gain * levels)
         return self.unit(features.mean(dim=(2, 3)))
 
 
@@ -155,29 +195,3 @@ def folded(network: DRNN) -> nn.Module:
             module.train(mode)
     result.frozen = False
     return result.eval()
-
-
-def widen(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights of a narrower ``DRNN`` of as many blocks as weights of this one; what it computes stays.
-
-    New channels keep their random weights towards what feeds them; old channels give them weight 0 at first, so the
-    output is the same and training can take them up.
-
-    Args:
-        state: the narrower network's.
-        network: the wider ``DRNN``.
-
-    Returns:
-        A state dict that fits ``network``; None where ``state`` is of another kind.
-    """
-    own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    if own.keys() != state.keys():
-        return None
-    for key, tensor in own.items():
-        old = state[key]
-        if old.ndim != tensor.ndim or any(n > m for n, m in zip(old.shape, tensor.shape, strict=True)):
-            return None
-        if tensor.ndim == 4 and tensor.shape[1] > 1:
-            tensor[: len(old), old.shape[1] :] = 0
-        tensor[tuple(slice(n) for n in old.shape)] = old
-    return own

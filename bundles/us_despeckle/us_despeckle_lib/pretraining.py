@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from monai.data import DataLoader, DistributedSampler
-from monai.engines import SupervisedTrainer
-from monai.handlers import StatsHandler, from_engine
+from monai.handlers import LrScheduleHandler, StatsHandler, from_engine
+from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
 from common.distributed import processes
+from common.engines import Trainer
 from common.handlers import EpochBar, EpochLoss, EpochSamples
 from common.losses import CriterionGAN
 from common.runs import is_main_process
@@ -38,18 +39,19 @@ def _handlers(crops: UnpairedCrops, name: str) -> list:
     return handlers
 
 
-class IdentityTrainer(SupervisedTrainer):
+class IdentityTrainer(Trainer):
     """Trains the generator to reproduce its input: L1 on random crops of the low probe (equation 1).
 
     Args:
         frames: decoded frames of the low probe.
-        budget: "epochs", "samples" per epoch, "batch" and "rate" of Adam.
+        budget: "epochs", "samples" per epoch, "batch", "rate" of Adam and "cosine": whether the rate rises over the
+            first 5 % of the steps and then falls to 0 as a cosine, or stays as in the paper.
         crop: edge of the crops in pixels.
         network: the generator.
         discriminator: not trained, but kept in the checkpoint for the stages to come.
         folder: the run's folder.
         seed: start of all randomness.
-        device, amp: as in ``SupervisedTrainer``.
+        device, amp: as in ``common.engines.Trainer``.
         num_workers: of the loader.
 
     Attributes:
@@ -72,15 +74,20 @@ class IdentityTrainer(SupervisedTrainer):
         crops = UnpairedCrops(frames, None, crop, budget["samples"], seed=seed, jitter=True)
         optimizer = torch.optim.Adam(network.parameters(), budget["rate"])
         parts = {"network": network, "optimizer": optimizer, "discriminator": discriminator}
+        loader, schedule = _loader(crops, budget["batch"], num_workers), []
+        if budget["cosine"]:
+            steps = budget["epochs"] * len(loader)
+            parts["schedule"] = WarmupCosineSchedule(optimizer, max(1, steps // 20), steps)
+            schedule = [LrScheduleHandler(parts["schedule"], epoch_level=False, print_lr=False)]
         self.checkpoint = StageCheckpoint(folder, parts, "identity")
         super().__init__(
             device=device,
             max_epochs=budget["epochs"],
-            train_data_loader=_loader(crops, budget["batch"], num_workers),
+            train_data_loader=loader,
             network=network,
             optimizer=optimizer,
             loss_function=nn.L1Loss(),
-            train_handlers=[*_handlers(crops, "identity"), self.checkpoint],
+            train_handlers=[*_handlers(crops, "identity"), *schedule, self.checkpoint],
             amp=amp,
         )
 

@@ -21,7 +21,14 @@ __all__ = ["box_mask", "detect_region", "parse_box", "ultrasound_region"]
 
 logger = logging.getLogger(__name__)
 
-DARK = 6 / 255  # above the margin's level: something is shown there
+PLATEAU = 0.02  # share of the picture that a constant level covers at least to be a margin
+BLACK = 8 / 255  # below it a constant level may be tissue without echoes
+BORDER = 0.12  # share of the picture's border that a black margin covers at least
+LOSSY = 3 / 255  # grey margins of pictures that JPEG has been at vary by that
+RINGING = 12 / 255  # and near edges by that
+CONSTANT = 20 / 255  # between the 5th and 95th percentile of a line that shows no tissue
+SQUARE = 0.95  # share of its box that a rectangle covers
+JUTTING = 0.015  # share of it that may jut out; more belongs to a slanted or curved side
 LEAST = 0.02  # share of the picture that a region covers at least
 FILLED = 0.55  # share of a neighbourhood
 SMALL = 0.1  # parts below this share of the largest are text
@@ -90,8 +97,9 @@ def ultrasound_region(frames: Frames, box: Sequence[int] | None = None, path: st
 
 
 def detect_region(grey: np.ndarray, coloured: np.ndarray | None = None) -> np.ndarray:
-    """The fan or rectangle of the ultrasound, as the convex hull of what is large, without what is dark above it.
+    """The fan or rectangle of the ultrasound: the convex hull of what is large and no margin, without what is above it.
 
+    Margins are constant: grey levels that cover whole areas, and black where it makes up much of the picture's border.
     Text, ticks and grey bars are thinner than a few per cent of the picture and go first.
 
     Args:
@@ -101,10 +109,11 @@ def detect_region(grey: np.ndarray, coloured: np.ndarray | None = None) -> np.nd
     Returns:
         Boolean ``(H, W)``; all of the picture where no such part is found.
     """
-    margin = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
-    if margin > 0.1:  # the picture's border is tissue: nothing to crop
-        return np.ones(grey.shape, bool)
-    shown = grey > margin + DARK
+    whole = np.ones(grey.shape, bool)
+    margin = _margins(grey)
+    if not margin.any():  # tissue up to the picture's border: nothing to crop
+        return whole
+    shown = ~margin
     if coloured is not None:
         shown &= ~ndimage.binary_dilation(coloured, iterations=2)
     unit = min(grey.shape)
@@ -113,26 +122,88 @@ def detect_region(grey: np.ndarray, coloured: np.ndarray | None = None) -> np.nd
     solid = _opened(ndimage.uniform_filter(shown.astype(np.float32), 2 * close + 1, mode="nearest") > FILLED, thin)
     labels, count = ndimage.label(solid)
     if not count:
-        return np.ones(grey.shape, bool)
+        return whole
     sizes = np.bincount(labels.ravel())[1:]
     kept = np.isin(labels, 1 + np.flatnonzero(sizes >= SMALL * sizes.max()))
-    hull = _hull(kept) & (np.cumsum(shown, axis=0) > 0)  # a curved probe's surface is concave
-    return hull if hull.sum() >= LEAST * hull.size else np.ones(grey.shape, bool)
+    kept = _squared(kept)
+    hull = _hull(kept) & (np.cumsum(shown & _grown(kept, close), axis=0) > 0)
+    hull = _trimmed(hull, grey, 2 * close)  # a curved probe's surface is concave
+    return hull if hull.sum() >= LEAST * hull.size else whole
+
+
+def _squared(mask: np.ndarray) -> np.ndarray:
+    """A mask that is nearly a rectangle without what juts out, such as text that touches it."""
+    sides = []
+    for lines in (mask, mask.T):
+        first = lines.argmax(axis=1)
+        spans = np.where(lines.any(axis=1), lines.shape[1] - lines[:, ::-1].argmax(axis=1) - first, 0)
+        wide = np.flatnonzero(spans >= spans.max() / 2)
+        sides.append(slice(wide[0], wide[-1] + 1))
+    box = np.zeros(mask.shape, bool)
+    box[tuple(sides)] = True
+    alike = _hull(mask & box).sum() >= SQUARE * box.sum() and (mask & ~box).sum() <= JUTTING * mask.sum()
+    return mask & box if alike else mask
+
+
+def _trimmed(mask: np.ndarray, grey: np.ndarray, most: int) -> np.ndarray:
+    """A mask without the outermost rows and columns that are constant, such as rulers and what JPEG leaves of an edge.
+
+    Args:
+        mask: boolean ``(H, W)``.
+        grey: ``(H, W)`` in [0, 1].
+        most: rows or columns at most from each side.
+    """
+    mask = mask.copy()
+    for lines, levels in ((mask, grey), (mask.T, grey.T)):
+        for places in (np.flatnonzero(lines.any(axis=1))[:most], np.flatnonzero(lines.any(axis=1))[::-1][:most]):
+            for place in places:
+                low, middle, high = np.percentile(levels[place][lines[place]], (5, 50, 95))
+                if middle < BLACK or high - low > CONSTANT:
+                    break
+                lines[place] = False
+    return mask
+
+
+def _margins(grey: np.ndarray) -> np.ndarray:
+    """Boolean ``(H, W)``: what has one of the levels of the picture's constant areas."""
+    levels = np.rint(grey * 255).astype(np.int16)
+    flat = ndimage.maximum_filter(levels, 3) == ndimage.minimum_filter(levels, 3)
+    smooth = ndimage.uniform_filter(levels.astype(np.float32), 5)
+    calm = ndimage.maximum_filter(levels, 5) - ndimage.minimum_filter(levels, 5) <= 2 * RINGING * 255
+    counts = np.bincount(levels[flat], minlength=256)
+    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+    mask = np.zeros(grey.shape, bool)
+    reach = max(2, round(0.012 * min(grey.shape)))
+    for level in np.flatnonzero(counts >= PLATEAU * grey.size):
+        black = level < BLACK * 255
+        if not black:  # tissue of that level is there in crumbs
+            distance = np.abs(levels - level)
+            near = (distance <= LOSSY * 255) | (calm & (np.abs(smooth - level) <= LOSSY * 255))
+            labels, _ = ndimage.label(_opened(near, 2))
+            large = np.bincount(labels.ravel()) >= PLATEAU / 10 * grey.size
+            large[0] = False
+            mask |= (distance <= RINGING * 255) & _grown(large[labels], reach)
+        elif (border == level).mean() >= BORDER:
+            mask |= levels == level
+    return mask
 
 
 def _hull(mask: np.ndarray) -> np.ndarray:
     """Convex hull of a mask's pixels."""
     canvas = Image.new("1", mask.shape[::-1])
-    points = np.argwhere(mask)[:, ::-1]
+    rows = np.flatnonzero(mask.any(axis=1))
+    ends = (mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1))
+    points = np.concatenate([np.stack([end, rows], axis=1) for end in ends])
     corners = points[ConvexHull(points).vertices]
     ImageDraw.Draw(canvas).polygon([tuple(map(int, corner)) for corner in corners], fill=1, outline=1)
     return np.asarray(canvas)
 
 
 def _opened(mask: np.ndarray, radius: int) -> np.ndarray:
-    core = ndimage.distance_transform_edt(np.pad(mask, radius + 1, mode="edge"))[_inner(radius + 1)] > radius
-    return ndimage.distance_transform_edt(~core) <= radius
+    """What squares of ``2 radius + 1`` pixels that fit into a mask cover; filters of separable squares are fast."""
+    edge = 2 * radius + 1
+    return ndimage.maximum_filter(ndimage.minimum_filter(mask.view(np.uint8), edge, mode="nearest"), edge) > 0
 
 
-def _inner(margin: int) -> tuple[slice, slice]:
-    return (slice(margin, -margin),) * 2
+def _grown(mask: np.ndarray, radius: int) -> np.ndarray:
+    return ndimage.maximum_filter(mask.view(np.uint8), 2 * radius + 1) > 0

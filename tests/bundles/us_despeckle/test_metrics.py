@@ -11,6 +11,7 @@ from scipy import ndimage, stats
 from common.sample_data.ultrasound import PROBES, make_frame
 from us_despeckle_lib.classical import FILTERS, lee, srad
 from us_despeckle_lib.metrics import (
+    FlooredKL,
     HistogramKL,
     PatchScore,
     cnr,
@@ -108,9 +109,29 @@ def test_scores_of_a_frame():
         PatchScore("sharpness")
 
 
+def test_below_the_floor_everything_is_worse_than_above():
+    random = np.random.default_rng(0)
+    image = random.normal(0.5, 0.1, (64, 64)).clip(0, 1)
+    pred, label = item(image)
+    blurred = torch.from_numpy(ndimage.gaussian_filter(image, 2.0)).to(pred)[None]
+    reference = histogram(blurred[0], label[1])
+    scores = {}
+    for name, made in (("same", pred), ("blurred", blurred)):
+        for floor in (-1, 0.8):
+            metric = FlooredKL(reference, floor)
+            metric(made[None], label[None])
+            metric(made[None], label[None])
+            scores[name, floor] = float(metric.aggregate())
+            assert float(metric.get_buffer().mean()) == pytest.approx(scores[name, floor], rel=1e-5)
+    plain = HistogramKL(reference)
+    plain(pred[None], label[None])
+    assert scores["same", 0.8] == scores["same", -1] == pytest.approx(float(plain.aggregate()))
+    assert scores["blurred", -1] < 0.01 < scores["same", -1] < scores["blurred", 0.8]
+
+
 def test_all_scores_have_a_baseline():
-    names = speckle_metrics(torch.ones(256), but="kl_reference").keys()
-    assert "kl_reference" not in names and "ssim_clean" not in names
+    names = speckle_metrics(torch.ones(256)).keys()
+    assert {"kl_reference", "mean", "ssnr"} <= names and "ssim_clean" not in names
     assert {f"baseline_{n}" for n in names if not n.startswith("baseline_")} <= names
     assert "ssim_clean" in speckle_metrics(torch.ones(256), clean=True)
 

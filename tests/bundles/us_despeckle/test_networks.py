@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generator and discriminator: sizes, the paper's numbers, folding, widening, exact bands."""
+"""Generator and discriminator: sizes, the paper's numbers, folding, forms, exact bands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from common.trainers import not_stepped
 from us_despeckle_lib.inferers import FrameInferer
-from us_despeckle_lib.networks import DRNN, Discriminator, folded, widen
+from us_despeckle_lib.networks import DRNN, Discriminator, folded
 from us_despeckle_lib.training import pixel_cost
 
 
@@ -90,17 +90,30 @@ def test_a_network_that_is_not_stepped_changes_no_buffer(network):
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
 
 
-def test_widening_keeps_the_function(network):
-    torch.manual_seed(1)
-    wide = DRNN(9, 2)
-    wide.load_state_dict(widen(network.state_dict(), wide))
-    image = torch.rand(1, 1, 21, 18)
+def test_weights_tell_their_network(network):
+    assert DRNN.form_of(network.state_dict()) == {"channels": 6, "blocks": 2}
+    assert DRNN.form_of(DRNN(3, 0).state_dict()) == {"channels": 3, "blocks": 0}
+    state = network.state_dict()
+    for broken in ({}, {"tail.weight": torch.zeros(3)}, {**state, "more": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="convolution|residual blocks"):
+            DRNN.form_of(broken)
+
+
+def test_the_discriminator_sees_brightness_unless_centred():
+    torch.manual_seed(0)
+    image = torch.rand(2, 1, 24, 24)
+    seeing = Discriminator((4, 8))
+    blind = Discriminator((4, 8), centred=True)
+    blind.load_state_dict(seeing.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(wide.eval()(image), network(image), atol=1e-5, rtol=1e-5)
-    wide.train()(image).square().mean().backward()
-    assert wide.tail.weight.grad[:, 6:].abs().max() > 0  # the new channels can be taken up
-    assert widen(DRNN(6, 1).state_dict(), wide) is None
-    assert widen(DRNN(12, 2).state_dict(), wide) is None
+        assert (seeing(image) - seeing(image + 0.2)).abs().min() > 1e-3
+        torch.testing.assert_close(blind(image), blind(image + 0.2), atol=1e-5, rtol=1e-5)
+
+
+def test_under_autocast_the_last_sum_is_float32(network):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert network(torch.rand(1, 1, 16, 16)).dtype == torch.float32
+        assert folded(network)(torch.rand(1, 1, 16, 16)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("memory_gb", [4, 1e-9, 2e-5])

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from common.inputs import InputError
 from common.sample_data.ultrasound import PROBES, make_frame
-from us_despeckle_lib.frames import Frames
+from us_despeckle_lib.frames import Frames, read_frames
 from us_despeckle_lib.region import detect_region, parse_box, ultrasound_region
 from us_despeckle_lib.rois import CONTRAST, find_rois, given_rois
+
+from .layouts import SCREENS, make_screen
 
 
 def screen(shape=(240, 320), box=(40, 30, 250, 200)):
@@ -57,6 +63,57 @@ def test_a_fan_is_found_without_text():
 def test_a_picture_without_margins_is_all_ultrasound():
     assert detect_region(make_frame(3, PROBES["low"], 128)["image"] / 255).all()
     assert detect_region(np.zeros((20, 30))).all()
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_the_scan_is_found_on_the_screens_of_many_scanners(name):
+    pixels, mask = make_screen(SCREENS[name])
+    region = detect_region(pixels / 255)
+    assert agreement(region, mask) > 0.96
+    assert not (region & ~ndimage.binary_dilation(mask, iterations=2)).any()  # no text, bar, ruler or margin
+    assert (region & ~mask).sum() < 0.003 * mask.sum()
+
+
+def test_the_palette_picture_of_pydicom_is_one_frame_with_a_fan():
+    path = pydicom.data.get_testdata_file("examples_palette.dcm", download=False)
+    if path is None:
+        pytest.skip("this pydicom has no such example")
+    frames = read_frames(path)
+    assert frames.pixels.shape == (1, 350, 800, 3)
+    assert frames.boxes == [(120, 60, 799, 349)]  # named down to row 518 of a picture that was cropped
+    region = ultrasound_region(frames, path=str(path))
+    rows, columns = np.nonzero(region)
+    assert 325 <= columns.min() < columns.max() <= 600 and 60 <= rows.min() < rows.max() < 180
+    assert not region[64, 460]  # above the curved probe
+    assert region[110, 460]
+
+
+REAL = {
+    "hd11": (120, 70, 742, 508),
+    "logicscan": (237, 43, 997, 686),
+    "logiqe9-gl": (105, 55, 693, 525),
+    "smartus": (378, 94, 1287, 818),
+    "mindray": None,
+    "logiqe9-vl": None,
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_scan_is_found_in_real_frames(name):
+    folder = Path(os.environ.get("ULTRASOUND_FRAMES", "")) / name
+    if not os.environ.get("ULTRASOUND_FRAMES") or not folder.is_dir():
+        pytest.skip("ULTRASOUND_FRAMES names no folder with real frames")
+    for path in sorted(folder.iterdir())[::6]:
+        region = ultrasound_region(read_frames(path), path=str(path))
+        rows, columns = np.nonzero(region)
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        if REAL[name] is None:  # some of these have no margins
+            assert region.mean() > 0.4, path
+            continue
+        slanted = name == "hd11"  # its depth changes the slant, and with it the right end
+        wrong = np.abs(found - REAL[name])[[0, 1, 3] if slanted else slice(None)]
+        assert wrong.max() <= 6, (path, found)
+        assert region.sum() > (0.78 if slanted else 0.97) * (found[2] - found[0]) * (found[3] - found[1]), path
 
 
 def test_dicom_tells_where_to_look_and_a_given_box_decides():
