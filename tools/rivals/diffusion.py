@@ -13,7 +13,7 @@ from scipy import ndimage
 __all__ = ["dpad", "dpad_coefficient", "frost", "lee", "local_variation", "srad"]
 
 DECIBELS = np.log(1000.0)  # 60 dB of amplitude as a natural logarithm
-TINY = 1e-12
+TINY, FLAT = 1e-12, 1e-7
 
 
 def lee(image: np.ndarray, edge: int = 7) -> np.ndarray:
@@ -79,7 +79,8 @@ def srad(image: np.ndarray, iterations: int = 60, step: float = 0.15, decay: flo
     patch = min(32, *u.shape)
     mean, square = ndimage.uniform_filter(u, patch), ndimage.uniform_filter(u * u, patch)
     scales = np.sqrt(np.maximum(square - mean**2, 0)) / mean
-    start = float(np.quantile(scales[scales > TINY], 1 / 9)) if (scales > TINY).any() else 0.0
+    tissue = ndimage.uniform_filter((image > 0).astype(np.float64), patch) > 0.5
+    start = float(np.quantile(scales[tissue], 1 / 9)) if tissue.any() else 0.0
     for i in range(iterations):
         q0 = max((start * np.exp(-decay * i * step)) ** 2, TINY)  # a constant picture has no speckle
         slopes = _slopes(u)
@@ -139,5 +140,5 @@ def _diffused(u: np.ndarray, c: np.ndarray, step: float, slopes: list[np.ndarray
 
 def _typical(values: np.ndarray) -> float:
     """Median of what is not flat; 0 of a flat picture."""
-    values = values[values > TINY]
+    values = values[values > FLAT]
     return float(np.median(values)) if values.size else 0.0

@@ -18,7 +18,10 @@ from .rival import Evaluation, Rival
 __all__ = ["CAPTION", "LOWER", "SCORES", "WHOLE", "filters", "rivals", "subject"]
 
 SCORES = ("kl_reference", "kl_input", "ssnr", "cnr", "ssim_input", "width_lateral", "ssim_clean")
-CAPTION = "whole frames; KL of each frame by itself; widths in pixels; multiplications per pixel"
+CAPTION = (
+    "whole frames; KL of each frame by itself, which blur alone can bring down: read it with ssim_input; widths in"
+    " pixels; multiplications per pixel"
+)
 LOWER = True
 WHOLE = {"validate::dataset::crop": None}
 ABSENT = {"sbf": "SBF", "rtad": "RTAD", "admss": "ADMSS", "eagf": "EAGF", "epprsrad": "EPPRSRAD"}  # of table I
