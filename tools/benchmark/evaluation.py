@@ -18,20 +18,24 @@ from monai.engines import IterationEvents
 
 from common.console import multiplications
 from common.fingerprint import file_hash
-from common.weights import bare
+from common.weights import bare, load_into
 
 __all__ = ["BundleEvaluation"]
 
 EVALUATOR = "validate::evaluator"
 # the scores are computed for each method alike, and a run's files are not wanted
-QUIET = {"validate::handlers": [], f"{EVALUATOR}::key_val_metric": None, f"{EVALUATOR}::additional_metrics": None}
+QUIET = {
+    **{"validate::handlers": [], f"{EVALUATOR}::key_val_metric": None, f"{EVALUATOR}::additional_metrics": None},
+    **{"session::scores": None, "session::columns": None, "run_dir": None},
+}
+RUNS = (f"@{EVALUATOR}.run()", "@session.evaluate()")  # the step that evaluates
 WEIGHTS = ("weights_file", "weights")  # where a configuration has the path
 
 
 class BundleEvaluation:
     """What ``train.json`` and ``evaluate.json`` of a bundle say, without the run's files.
 
-    Everything up to the evaluator's run is done as the configuration does it, so weights, precision, inference and
+    Everything up to the evaluation itself is done as the configuration does it, so weights, precision, inference and
     scores are those of an evaluation.
 
     Args:
@@ -40,7 +44,7 @@ class BundleEvaluation:
         whole: further ones, by their place in the configuration; those that it does not have are passed over.
 
     Raises:
-        ValueError: the configuration never runs its evaluator.
+        ValueError: no step of the configuration evaluates.
     """
 
     def __init__(self, bundle: str, keys: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
@@ -49,9 +53,9 @@ class BundleEvaluation:
         files = [str(root / "configs" / f"{job}.json") for job in ("train", "evaluate")]
         content = ConfigParser(ConfigParser.load_config_files(files))
         steps = content["run"]
-        ends = [i for i, step in enumerate(steps) if f"@{EVALUATOR}.run()" in str(step)]
+        ends = [i for i, step in enumerate(steps) if any(run in str(step) for run in RUNS)]
         if not ends:
-            raise ValueError(f"{files[-1]}: no step runs {EVALUATOR}")
+            raise ValueError(f"{files[-1]}: no step is {' or '.join(RUNS)}")
         known = {place: value for place, value in {**QUIET, **whole}.items() if place in content}
         workflow = ConfigWorkflow(
             files, workflow_type="train", logging_file=False, **{**known, "run": steps[: ends[0]], **keys}
@@ -60,6 +64,9 @@ class BundleEvaluation:
         self.parser = workflow.parser
         self.root = Path(self.parser.get_parsed_content("bundle_root"))
         self.parser.get_parsed_content("run")
+        if "session" in self.parser:  # which loads the weights as its first act
+            session = self.parser.get_parsed_content("session")
+            load_into(session.network, session.weights)
         self.dataset = self.parser.get_parsed_content("validate::dataset")
         self.evaluator = self.parser.get_parsed_content(EVALUATOR)
         metrics = [self.parser.get_parsed_content(f"validate::{kind}") for kind in ("key_metric", "additional_metrics")]

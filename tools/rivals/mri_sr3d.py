@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from common.settings import value
 from common.transforms.degradation import degrade
 from common.transforms.geometry import grid_affine
 
@@ -52,7 +51,7 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
         evaluation: of the bundle.
         given: ``authors``: the authors' weights, converted by ``tools.convert_caffe``.
     """
-    sigma, thickness = value(evaluation.key("sigma")), float(value(evaluation.key("slice_thickness")))
+    sigma, thickness = evaluation.dataset.sigma, evaluation.dataset.thickness
 
     def interpolated(how: str) -> Callable[[Mapping[str, Any]], torch.Tensor]:
         def apply(item: Mapping[str, Any]) -> torch.Tensor:
@@ -88,7 +87,7 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
     return methods
 
 
-def _authors(evaluation: Any, given: Mapping[str, Any]) -> Rival:
+def _authors(evaluation: Evaluation, given: Mapping[str, Any]) -> Rival:
     key, name = "authors", "the authors' weights"
     if not given.get(key):
         reason = "not given: python -m tools.convert_caffe FILE --out model.pt, then --rival_weights"

@@ -16,9 +16,13 @@ class Evaluation(Protocol):
     """What rivals may ask of a bundle's evaluation, see ``tools.benchmark.evaluation.BundleEvaluation``."""
 
     dataset: Any
+    work: float
 
-    def key(self, name: str) -> Any:
-        """Value of a key of the bundle's configuration."""
+    def with_keys(self, more: Mapping[str, Any]) -> Evaluation:
+        """The same evaluation with some keys changed."""
+
+    def predict(self, item: Mapping[str, Any]) -> tuple[torch.Tensor, float]:
+        """What the bundle makes of a held-out item, and its seconds."""
 
 
 @dataclass(frozen=True)
