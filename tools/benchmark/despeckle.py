@@ -16,7 +16,7 @@ from common.inputs import InputError
 from common.metrics import ssim_map
 from common.sample_data import sample_probes
 from common.weights import load_into
-from us_despeckle_lib.classical import FILTERS
+from tools.rivals.us_despeckle import filters
 from us_despeckle_lib.data import HeldOutFrames, LoadFramesd, ProbeFrames, pooled_histogram, probe_entries
 from us_despeckle_lib.inferers import FrameInferer
 from us_despeckle_lib.metrics import KINDS, histogram, kl_divergence
@@ -24,6 +24,7 @@ from us_despeckle_lib.networks import DRNN
 
 from .compare import Comparison, check_counts, chosen_device, in_turn, report, seconds_text, timed
 
+FILTERS = {name: job for name, _, job in filters().values() if job is not None}
 PAPER_SECONDS = 16.5  # of a frame on the paper's CPU, which it does not name
 
 

@@ -9,7 +9,6 @@ if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"us_despeckle needs version 0.1 of the package 'common', but found {common.__version__}")
 
 from . import (
-    classical,
     crops,
     data,
     frames,
@@ -26,7 +25,6 @@ from . import (
 )
 
 __all__ = [
-    "classical",
     "crops",
     "data",
     "frames",
