@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,13 @@ from common.console import say
 from common.images import like_image
 from common.inputs import InputError
 from common.settings import optional
-from common.weights import load_into
+from common.weights import build, load_into
 
 from .masks import load_mask, mask_paths, place_of
 from .regions import FACTOR, MARGIN, MINIMUM, bounding_box, foreground_region, square_region
 from .transforms import AXIS, MEAN, REGION, SPREAD
 
-__all__ = ["FROM", "FindRegiond", "detect", "detector_network"]
+__all__ = ["FROM", "FindRegiond", "LesionDetector", "detect"]
 
 WAYS = ("mask", "network", "foreground")
 STEP = 16  # four halvings of the U-Net
@@ -35,25 +35,39 @@ BYTES = 800  # of feature maps per pixel of a slice, at most
 FROM = "region_from"  # key in an image's meta data: what found the region
 
 
-def detector_network() -> nn.Module:
+class LesionDetector(BasicUNet):
     """MONAI's ``BasicUNet`` with few features, from a standardised low-resolution slice to a lesion logit per pixel.
 
     Its instance normalisation takes each slice as it is; batch normalisation would mix sequences of unlike contrast.
+
+    Departs from the paper, which says of its detector only that it is pre-trained.
+
+    Args:
+        features: of the six levels, as in ``BasicUNet``.
     """
-    return BasicUNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        features=(16, 16, 32, 64, 64, 16),
-        norm=("instance", {"affine": True}),
-    )
+
+    def __init__(self, features: Sequence[int] = (16, 16, 32, 64, 64, 16)) -> None:
+        super().__init__(2, 1, 1, features=tuple(features), norm=("instance", {"affine": True}))
+
+    @staticmethod
+    def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """The arguments that weights were trained with, from names and shapes alone.
+
+        Raises:
+            ValueError: weights of something else.
+        """
+        levels = ["conv_0", *(f"down_{i}.convs" for i in range(1, 5)), "upcat_1.convs"]
+        names = [f"{level}.conv_1.conv.weight" for level in levels]
+        if any(name not in state for name in names):
+            raise ValueError("not the weights of a lesion detector")
+        return {"features": tuple(state[name].shape[0] for name in names)}
 
 
 def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> torch.Tensor:
     """Lesion mask of standardised low-resolution slices, the largest connected component alone.
 
     Args:
-        network: see ``detector_network``.
+        network: see ``LesionDetector``.
         slices: ``(h, w)`` or ``(h, w, d)``.
         memory_gb: memory for feature maps, in GiB, by which slices are taken together, one at least.
 
@@ -83,8 +97,8 @@ class FindRegiond(MapTransform):
     Args:
         keys: scans ``(1, h, w[, d])`` that went through ``StandardiseSlicesd``.
         detector: ``mask`` (the entry's file), ``network``, ``foreground``, or None for the first of these that can be.
-        weights: of the detector's network.
-        network: of ``detector_network``'s kind; its weights are loaded at first use.
+        weights: of the detector's network, which is built as they say at first use.
+        device: where the network runs.
         margin: low-resolution pixels around the lesion.
         minimum: least edge in high-resolution pixels.
         guide_key: key of the entry's list with the mask's file, see ``mask_paths``.
@@ -99,7 +113,7 @@ class FindRegiond(MapTransform):
         keys: KeysCollection,
         detector: Any = None,
         weights: str | None = None,
-        network: nn.Module | None = None,
+        device: Any = "cpu",
         margin: int = MARGIN,
         minimum: int = MINIMUM,
         guide_key: str = "guide",
@@ -109,9 +123,9 @@ class FindRegiond(MapTransform):
         self.detector = optional(detector)
         if self.detector is not None and self.detector not in WAYS:
             raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
-        self.weights, self.network, self.guide_key = weights, network, guide_key
+        self.weights, self.device, self.guide_key = weights, device, guide_key
         self.margin, self.minimum, self.memory_gb = int(margin), int(minimum), float(memory_gb)
-        self._ready = False
+        self._network: nn.Module | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -163,7 +177,7 @@ class FindRegiond(MapTransform):
         return load_mask(path, low.movedim(-1, axis).shape, place_of(image), axis, FACTOR).movedim(axis, -1)
 
     def _loaded(self) -> nn.Module:
-        if not self._ready:
-            load_into(self.network, self.weights).eval()
-            self._ready = True
-        return self.network
+        if self._network is None:
+            network = load_into(build(LesionDetector, self.weights, {}), self.weights)
+            self._network = network.to(self.device).eval()
+        return self._network
