@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.config import KeysCollection
 from monai.networks.nets import BasicUNet
-from monai.transforms import KeepLargestConnectedComponent, MapTransform
+from monai.transforms import MapTransform
+from scipy import ndimage
 from torch import nn
 
 from common.console import say
@@ -32,6 +33,8 @@ STEP = 16  # four halvings of the U-Net
 LEAST = 32  # pixels: instance normalisation needs more than one at the bottom
 MOST = 16  # slices at a time
 BYTES = 800  # of feature maps per pixel of a slice, at most
+SURE, LIKELY = 0.6, 0.3  # probabilities of a lesion's middle and of its edge
+LEAST_PIXELS = 3
 FROM = "region_from"  # key in an image's meta data: what found the region
 
 
@@ -64,7 +67,11 @@ class LesionDetector(BasicUNet):
 
 
 def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> torch.Tensor:
-    """Lesion mask of standardised low-resolution slices, the largest connected component alone.
+    """Lesion mask of standardised low-resolution slices: the connected component with the most evidence.
+
+    Probabilities of a volume are averaged over three neighbouring slices. A component holds pixels of at least
+    ``SURE`` and grows to those of at least ``LIKELY`` that touch them, since a region that cuts its lesion costs more
+    than one that is a little large. Fewer than ``LEAST_PIXELS`` sure ones in a component are no lesion.
 
     Args:
         network: see ``LesionDetector``.
@@ -83,9 +90,15 @@ def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> 
     count = max(1, min(MOST, int(memory_gb * 2**30 / (BYTES * padded[0].numel()))))
     with torch.no_grad():
         logits = torch.cat([network(chunk.to(device)).cpu() for chunk in padded.split(count)])
-    mask = (logits > 0)[:, 0, :height, :width]
-    mask = mask[0] if flat else mask.movedim(0, -1)
-    return torch.as_tensor(KeepLargestConnectedComponent()(mask[None].float()))[0] > 0
+    chance = torch.sigmoid(logits.float())[:, 0, :height, :width].movedim(0, -1)
+    chance = F.avg_pool1d(chance.flatten(0, 1)[:, None], 3, 1, 1, count_include_pad=False)[:, 0].reshape(chance.shape)
+    parts, count = ndimage.label((chance >= LIKELY).numpy())
+    sure = chance.numpy() >= SURE
+    pixels = ndimage.sum_labels(sure, parts, range(1, count + 1))
+    evidence = ndimage.sum_labels(chance.numpy() * sure, parts, range(1, count + 1))
+    evidence = np.where(pixels >= LEAST_PIXELS, evidence, 0)
+    mask = torch.from_numpy(parts == 1 + int(np.argmax(evidence)) if count and evidence.max() else parts < 0)
+    return mask[..., 0] if flat else mask
 
 
 class FindRegiond(MapTransform):
