@@ -111,7 +111,8 @@ class FindRegiond(MapTransform):
         keys: scans ``(1, h, w[, d])`` that went through ``StandardiseSlicesd``.
         detector: ``mask`` (the entry's file), ``network``, ``foreground``, or None for the first of these that can be.
         weights: of the detector's network, which is built as they say at first use.
-        device: where the network runs.
+        device: where it runs then.
+        network: a network that gives a logit per pixel, to be taken as it is; None for that of the weights.
         margin: low-resolution pixels around the lesion.
         minimum: least edge in high-resolution pixels.
         guide_key: key of the entry's list with the mask's file, see ``mask_paths``.
@@ -127,6 +128,7 @@ class FindRegiond(MapTransform):
         detector: Any = None,
         weights: str | None = None,
         device: Any = "cpu",
+        network: nn.Module | None = None,
         margin: int = MARGIN,
         minimum: int = MINIMUM,
         guide_key: str = "guide",
@@ -138,7 +140,7 @@ class FindRegiond(MapTransform):
             raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
         self.weights, self.device, self.guide_key = weights, device, guide_key
         self.margin, self.minimum, self.memory_gb = int(margin), int(minimum), float(memory_gb)
-        self._network: nn.Module | None = None
+        self._network = network
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)

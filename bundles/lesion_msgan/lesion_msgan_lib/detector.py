@@ -81,14 +81,15 @@ class DetectorSlices(LesionVolumes):
         places, real = self.known[number]
         depth = self.volumes[number]["image"].shape[-1]
         shown = random.random() < 2 / 3 or not real
+        seeds = random.integers(2**31, size=3).tolist()  # drawn whether used or not: options change nothing else
         truth, mask = self.slice(number, places[random.integers(len(places))] if shown else int(random.integers(depth)))
-        self.downsample.set_random_state(int(random.integers(2**31)))
+        self.downsample.set_random_state(seeds[0])
         low, mask = self.downsample(truth), _low_mask(mask)
         if self.lesion is not None and not real:
-            self.lesion.set_random_state(int(random.integers(2**31)))
+            self.lesion.set_random_state(seeds[1])
             low, mask = self.lesion(low, mask)
         if self.augment is not None:
-            self.augment.set_random_state(int(random.integers(2**31)))
+            self.augment.set_random_state(seeds[2])
             low = torch.as_tensor(self.augment(low[None])[0]).as_subclass(torch.Tensor) * (low != 0)
         mean, spread = statistics(low)
         pair = [((low - mean) / spread)[None], mask[None]]

@@ -68,8 +68,11 @@ class RandLesion(RandomizableTransform):
         for share, deviation in zip(shares, self.levels.tolist(), strict=True):
             target = image + self.flatness * (mean - image) + deviation * spread
             made = made + share * (target - made)
+        marked = (shares[0] > 0.5) & tissue
+        if not marked.any():  # too small and uneven to hold a pixel
+            return image, mask
         made = torch.where(tissue, made.clamp_min(float(image.min())), image)
-        return made, torch.maximum(mask, ((shares[0] > 0.5) & tissue).to(mask.dtype))
+        return made, torch.maximum(mask, marked.to(mask.dtype))
 
     def _radii(self) -> tuple[float, float]:
         """Of rim and core, as shares of the lesion's."""
