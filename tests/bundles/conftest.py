@@ -24,7 +24,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "rslm_denoise": {"network_def::filters": 4, "network_def::filter_sizes": SIZES},
     "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
     "brasyn_synthesis": {"network_def::width": 2, "network_def::depth": 3},
-    "lesion_msgan": {"network_def::filters": 4, "network_def::blocks": 1},
+    "lesion_msgan": {},
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"sequence": "t1c", "test_scales": [[2, 2, 2]]},
@@ -38,7 +38,7 @@ EVALUATION: dict[str, dict[str, Any]] = {
     "rslm_denoise": {"crop": 16, "classical": False},
     "us_despeckle": {"crop": 48},
     "brasyn_synthesis": {"val_slices": 4, "views": 1},
-    "lesion_msgan": {"slices": 2},
+    "lesion_msgan": {"slices": 2, "degradation": "bicubic"},
 }
 
 
@@ -64,8 +64,8 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{"halve_every": 10, "val_cases": 2, "val_slices": 4},
         },
         "lesion_msgan": {
-            **{"epochs": 1, "pretraining": 0, "crops": 8, "batch_size": 2, "crop": 32, "learning_rate": rate},
-            **{"val_volumes": 2, "val_slices": 2},
+            **{"network": {}, "epochs": 1, "pretraining": 0, "crops": 8, "batch_size": 2, "crop": 32},
+            **{"learning_rate": rate, "fine_tuning_rate": rate, "schedule": "step", "val_volumes": 2, "val_slices": 2},
         },
     }[name]
 
@@ -130,7 +130,10 @@ def tiny(tiny_brains, probes, tmp_path_factory):
     return give
 
 
-FORMS = {"mri_sr3d": {"num_layers": 3, "filters": 4}}  # of networks that are built as their weights tell
+FORMS = {  # of networks that are built as their weights tell
+    "mri_sr3d": {"num_layers": 3, "filters": 4},
+    "lesion_msgan": {"filters": 4, "blocks": 1, "middle_blocks": 1, "x2_head": True},
+}
 
 
 def _write_weights(bundle: Tiny) -> None:
