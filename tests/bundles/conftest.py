@@ -31,7 +31,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "train::trainer::critic_steps": 1},
     "us_despeckle": {"discriminator_def::channels": [4, 8]},
     "brasyn_synthesis": {"discriminator_def::width": 4},
-    "lesion_msgan": {"sequence": "t1c", "discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8},
+    "lesion_msgan": {"sequence": "t1c"},
 }
 EVALUATION: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"crop": 16},
@@ -64,7 +64,15 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{"halve_every": 10, "val_cases": 2, "val_slices": 4},
         },
         "lesion_msgan": {
-            **{"network": {}, "epochs": 1, "pretraining": 0, "crops": 8, "batch_size": 2, "crop": 32},
+            **{
+                "network": {},
+                "critic": {"filters": [4, 4, 8], "units": 8},
+                "epochs": 1,
+                "pretraining": 0,
+                "crops": 8,
+                "batch_size": 2,
+                "crop": 32,
+            },
             **{"learning_rate": rate, "fine_tuning_rate": rate, "schedule": "step", "val_volumes": 2, "val_slices": 2},
         },
     }[name]

@@ -25,7 +25,7 @@ CONFIGS = BUNDLE / "configs"
 BRAIN = (48, 52, 24)  # voxels
 BUDGET = {"network": {"filters": 4, "blocks": 1, "middle_blocks": 1}, "epochs": 1, "pretraining": 1}
 BUDGET |= {"crops": 8, "batch_size": 2, "crop": 32, "learning_rate": 0.001, "fine_tuning_rate": 0.0005}
-BUDGET |= {"schedule": "cosine", "val_volumes": 1, "val_slices": 2}
+BUDGET |= {"critic": {"filters": [4, 4, 8], "units": 8}, "schedule": "cosine", "val_volumes": 1, "val_slices": 2}
 VARIANTS = ("gan_pretrained", "wgan_pretrained", "wgan", "wgan_gp", "wgan_gp_x2", "ms_gan", "srresnet", "srgan")
 OVERLAYS = (*VARIANTS, "shipped_weights", "shipped_weights_gan")
 
@@ -45,7 +45,7 @@ def train(brains, tmp_path, run):
             **{"dataset_dir": brains, "sequence": "t1c", "output_dir": tmp_path / "runs"},
             **{"ckpt_dir": tmp_path / "models", "device": "cpu", "budgets": {"short": BUDGET}},
             **{"from_scratch": True, "degradation": "bicubic"},
-            **{"discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8, **keys},
+            **keys,
         }
         return run("train", *overlays, **settings)
 

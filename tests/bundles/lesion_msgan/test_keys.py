@@ -24,10 +24,16 @@ CONFIGS = BUNDLE / "configs"
 BRAIN = (48, 52, 24)  # voxels
 FORM = {"filters": 4, "blocks": 1, "middle_blocks": 1}
 BUDGET = {"network": FORM, "epochs": 1, "pretraining": 1, "crops": 4, "batch_size": 2, "crop": 32}
-BUDGET |= {"learning_rate": 0.003, "fine_tuning_rate": 0.003, "schedule": "step", "val_volumes": 1, "val_slices": 1}
+BUDGET |= {
+    "critic": {"filters": [4, 4, 8], "units": 8},
+    "learning_rate": 0.003,
+    "fine_tuning_rate": 0.003,
+    "schedule": "step",
+    "val_volumes": 1,
+    "val_slices": 1,
+}
 DETECTOR_BUDGET = {"epochs": 1, "slices": 8, "batch_size": 4, "size": 32, "learning_rate": 0.01}
 DETECTOR_BUDGET |= {"val_volumes": 1, "val_step": 4}
-CRITIC = {"discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8}
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def start(brains, tmp_path, run):
         elif "inference" in configs:
             settings |= {"output_dir": tmp_path / "out", "detector": "foreground"}
         else:
-            settings |= {**CRITIC, "budgets": {"short": BUDGET}, "degradation": "bicubic"}
+            settings |= {"budgets": {"short": BUDGET}, "degradation": "bicubic"}
         return run(*configs, **{**settings, **keys})
 
     return give
