@@ -47,7 +47,7 @@ class DetectorSlices(LesionVolumes):
         size: edge in low-resolution pixels, a multiple of 16 from 32.
         seed: start of all randomness.
         augment: random transform of low-resolution slices ``(1, h, w)`` in the scan's units, MONAI's ``Randomizable``.
-        lesion: blends a made lesion into slices of volumes that have none, see ``RandLesion``; None for no such.
+        lesion: blends a made lesion into slices, beside those that are there, see ``RandLesion``; None for no such.
         ways: of down-sampling, of which one is drawn per sample, see ``degradation.RandDownsample``.
     """
 
@@ -85,7 +85,7 @@ class DetectorSlices(LesionVolumes):
         truth, mask = self.slice(number, places[random.integers(len(places))] if shown else int(random.integers(depth)))
         self.downsample.set_random_state(seeds[0])
         low, mask = self.downsample(truth), _low_mask(mask)
-        if self.lesion is not None and not real:
+        if self.lesion is not None:
             self.lesion.set_random_state(seeds[1])
             low, mask = self.lesion(low, mask)
         if self.augment is not None:

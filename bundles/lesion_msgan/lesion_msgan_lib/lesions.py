@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made lesions for slices that have none, so that a detector can be trained on healthy brains."""
+"""Made lesions for slices of any brain, so that a detector can be trained on healthy ones, too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RandLesion(RandomizableTransform):
         radius: least and greatest radius in low-resolution pixels, drawn with equal chances per octave.
     """
 
-    def __init__(self, prob: float = 0.7, radius: Sequence[float] = (2.5, 11.0)) -> None:
+    def __init__(self, prob: float = 0.5, radius: Sequence[float] = (2.5, 11.0)) -> None:
         super().__init__(prob=prob)
         self.radius = tuple(radius)
 
