@@ -24,21 +24,21 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "rslm_denoise": {"network_def::filters": 4, "network_def::filter_sizes": SIZES},
     "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
     "brasyn_synthesis": {"network_def::width": 2, "network_def::depth": 3},
-    "lesion_msgan": {"network_def::filters": 4, "network_def::blocks": 1},
+    "lesion_msgan": {},
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"sequence": "t1c", "test_scales": [[2, 2, 2]]},
     "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "train::trainer::critic_steps": 1},
     "us_despeckle": {"discriminator_def::channels": [4, 8]},
     "brasyn_synthesis": {"discriminator_def::width": 4},
-    "lesion_msgan": {"sequence": "t1c", "discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8},
+    "lesion_msgan": {"sequence": "t1c"},
 }
 EVALUATION: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"crop": 16},
     "rslm_denoise": {"crop": 16, "classical": False},
     "us_despeckle": {"crop": 48},
     "brasyn_synthesis": {"val_slices": 4, "views": 1},
-    "lesion_msgan": {"slices": 2},
+    "lesion_msgan": {"slices": 2, "degradation": "bicubic"},
 }
 
 
@@ -65,8 +65,16 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{"halve_every": 10, "val_cases": 2, "val_slices": 4},
         },
         "lesion_msgan": {
-            **{"epochs": 1, "pretraining": 0, "crops": 8, "batch_size": 2, "crop": 32, "learning_rate": rate},
-            **{"val_volumes": 2, "val_slices": 2},
+            **{
+                "network": {},
+                "critic": {"filters": [4, 4, 8], "units": 8},
+                "epochs": 1,
+                "pretraining": 0,
+                "crops": 8,
+                "batch_size": 2,
+                "crop": 32,
+            },
+            **{"learning_rate": rate, "fine_tuning_rate": rate, "schedule": "step", "val_volumes": 2, "val_slices": 2},
         },
     }[name]
 
@@ -131,7 +139,10 @@ def tiny(tiny_brains, probes, tmp_path_factory):
     return give
 
 
-FORMS = {"mri_sr3d": {"num_layers": 3, "filters": 4}}  # of networks that are built as their weights tell
+FORMS = {  # of networks that are built as their weights tell
+    "mri_sr3d": {"num_layers": 3, "filters": 4},
+    "lesion_msgan": {"filters": 4, "blocks": 1, "middle_blocks": 1, "x2_head": True},
+}
 
 
 def _write_weights(bundle: Tiny) -> None:

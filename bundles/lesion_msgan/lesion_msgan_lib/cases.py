@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's pictures and volumes for inference, with their masks; and a sample case."""
+"""The user's pictures and volumes with their lesion masks, for training and for inference; and a sample case."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import nibabel as nib
@@ -21,12 +22,44 @@ from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture
 
-__all__ = ["inference_cases", "sample_case"]
+__all__ = ["grey", "inference_cases", "sample_case", "training_guides", "with_masks"]
 
 LAYOUT = "NIfTI volumes or slices, DICOM series folders, PNG or JPEG pictures"
 PATTERNS = ("**/*.nii*", "**/*.png", "**/*.jpg", "**/*.jpeg", "**/*.bmp")
 SLAB = 8  # slices on both sides of the sample lesion's middle
 FACTOR = 4
+DETECTORS = ("mask", "any", "foreground")  # of a training
+
+
+def training_guides(detector: Any, mask_name: Any) -> list[str]:
+    """Name of the mask that every training scan needs beside it; none where scans without one are taken too.
+
+    Raises:
+        InputError: no such detector in training.
+    """
+    name = optional(detector) or "mask"
+    if name not in DETECTORS:
+        raise InputError(f"detector must be one of {', '.join(DETECTORS)} in training, got {detector!r}")
+    return [str(mask_name)] if name == "mask" else []
+
+
+def with_masks(entries: Sequence[dict[str, Any]], detector: Any, mask_name: Any, sequence: Any = None) -> list[dict]:
+    """Entries with the mask that lies beside a scan, where the detector is ``any``; the others stay without.
+
+    Args:
+        entries: see ``common.datasets.scan_entries``.
+        detector, mask_name: the keys.
+        sequence: the last part of the scans' names, where one is asked for.
+    """
+    if optional(detector) != "any":
+        return list(entries)
+    found = []
+    for entry in entries:
+        try:
+            found.append({**entry, "guide": guide_paths(entry["image"], [str(mask_name)], optional(sequence))})
+        except InputError:
+            found.append(entry)
+    return found
 
 
 def inference_cases(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
@@ -19,29 +20,23 @@ from common.savers import stem_of
 from common.settings import optional
 from common.transforms.intensity import foreground_mask
 
+from .degradation import RandDownsample
 from .networks import interpolate
 from .regions import bounding_box, crop_corner_range, cut, foreground_region, square_region
-from .slices import downsample, statistics, whole_pixels
+from .slices import downsample, foreground, statistics, whole_pixels
 from .transforms import AXIS, MEAN, REGION, SPREAD
 
-__all__ = ["DETECTORS", "LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of", "training_guides"]
+__all__ = [
+    "LesionCrops",
+    "LesionSlices",
+    "LesionVolumes",
+    "lesion_slices",
+    "region_of",
+]
 
 FACTOR = 4
-DETECTORS = ("mask", "foreground")
 LEAST_AREA = 16  # lesion pixels of a slice that counts
 LEAST_SHARE = 0.2  # foreground of a slice that counts, as a share of the fullest slice's
-
-
-def training_guides(detector: Any, mask_name: Any) -> list[str]:
-    """Name of the mask that each training scan needs beside it; none where the foreground is the region.
-
-    Raises:
-        InputError: no such detector in training.
-    """
-    name = optional(detector) or "mask"
-    if name not in DETECTORS:
-        raise InputError(f"detector must be one of {', '.join(DETECTORS)} in training, got {detector!r}")
-    return [str(mask_name)] if name == "mask" else []
 
 
 def _source(item: Mapping[str, Any], number: int) -> str:
@@ -76,7 +71,7 @@ class LesionVolumes(Dataset):
 
     def __init__(self, volumes: Dataset, detector: Any = "mask") -> None:
         self.volumes = volumes
-        quiet = optional(detector) == "foreground"
+        quiet = optional(detector) in ("foreground", "any")
         self.known: list[tuple[list[int], bool]] = []
         for number in range(len(volumes)):
             item = volumes[number]
@@ -93,17 +88,21 @@ class LesionVolumes(Dataset):
 class LesionCrops(LesionVolumes):
     """Random crops inside lesions' regions, low and high resolution, each epoch drawn anew.
 
-    Slices are taken in turn over the volumes, so each volume is seen equally often. Everything random about a sample
-    follows from (seed, epoch, index). A crop is standardised with its whole slice's low-resolution statistics, as a
-    slice is at inference. Call ``set_epoch`` before each epoch; give the loader ``shuffle=False``.
+    Slices are taken in turn over the volumes, so each volume is seen equally often. A volume without lesion gives crops
+    whose middle is a random pixel of its foreground. Everything random about a sample follows from (seed, epoch,
+    index). A crop is standardised with its whole slice's low-resolution statistics, as a slice is at inference. Call
+    ``set_epoch`` before each epoch; give the loader ``shuffle=False``.
 
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``, see ``AddMaskd``.
         crops: samples per epoch; None for as many as there are slices.
         crop: edge of the crop in high-resolution pixels, a multiple of 4.
-        detector: ``mask`` or ``foreground``.
+        detector: ``mask`` or ``any`` for lesions where there are some, ``foreground`` for none.
         seed: start of all randomness.
         orient: also flip and transpose crops at random (an addition to the paper).
+        ways: of down-sampling, of which one is drawn per sample, see ``degradation.RandDownsample``.
+        zoom: a slice is first resampled to a grid up to this many times as coarse or as fine, in half of the samples:
+            scans that were resampled before are smoother than native ones. 1 for none; an addition to the paper.
 
     Raises:
         InputError: a slice smaller than a crop, or a crop that is no multiple of 4.
@@ -117,8 +116,11 @@ class LesionCrops(LesionVolumes):
         detector: Any = "mask",
         seed: int = 0,
         orient: bool = True,
+        ways: Any = "bicubic",
+        zoom: float = 1.0,
     ) -> None:
         super().__init__(volumes, detector)
+        self.downsample, self.zoom = RandDownsample(ways), float(zoom)
         if crop < FACTOR or crop % FACTOR:
             raise InputError(f"crop must be a multiple of {FACTOR}, got {crop}")
         for number in range(len(volumes)):
@@ -148,14 +150,24 @@ class LesionCrops(LesionVolumes):
         random = np.random.default_rng([self.seed, self.epoch, index])
         places, lesion = self.known[number]
         truth, mask = self.slice(number, places[random.integers(len(places))])
-        low = downsample(truth)
+        if self.zoom > 1 and random.random() < 0.5:
+            least = self.crop / min(truth.shape)  # what is left must hold a crop
+            truth, mask = _zoomed(truth, mask, max(least, self.zoom ** random.uniform(-1, 1)))
+        self.downsample.set_random_state(int(random.integers(2**31)))
+        low = self.downsample(truth)
         mean, spread = statistics(low)
         size = self.crop // FACTOR
-        window = []
-        for side, length in zip(region_of(truth, mask, lesion), low.shape, strict=True):
-            first, last = crop_corner_range(side, size, length)
-            start = int(random.integers(first, last + 1))
-            window.append((start, start + size))
+        if lesion:
+            ranges = [
+                crop_corner_range(side, size, n)
+                for side, n in zip(region_of(truth, mask, lesion), low.shape, strict=True)
+            ]
+            starts = [int(random.integers(first, last + 1)) for first, last in ranges]
+        else:
+            inside = torch.nonzero(foreground(low))
+            middle = inside[int(random.integers(len(inside)))].tolist()
+            starts = [min(max(m - size // 2, 0), n - size) for m, n in zip(middle, low.shape, strict=True)]
+        window = [(start, start + size) for start in starts]
         pair = [(cut(low, window)[None] - mean) / spread, (cut(truth, window, FACTOR)[None] - mean) / spread]
         if self.orient:
             flips = [axis for axis in (1, 2) if random.random() < 0.5]
@@ -170,10 +182,13 @@ class LesionSlices(LesionVolumes):
     "image" ``(1, h, w)`` is standardised and carries its statistics and region; "label", "bicubic" and "bilinear"
     ``(1, H, W)`` are the region alone in the scan's units. Items also carry "case", no two alike, and "setting".
 
+    Every slice is an item for each way of down-sampling; the region is the same in all of them.
+
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``.
         slices: per volume, spread evenly over those with lesion; None for all.
-        detector: ``mask`` or ``foreground``.
+        detector: ``mask``, ``any`` or ``foreground``.
+        ways: of down-sampling, see ``degradation.RandDownsample``.
         others: further methods, called with the low-resolution image ``(1, 1, h, w)``, its key their name.
         data: entries that the volumes were loaded from, which MONAI Label looks for here.
     """
@@ -185,8 +200,10 @@ class LesionSlices(LesionVolumes):
         detector: Any = "mask",
         others: Mapping[str, Any] | None = None,
         data: Any = None,
+        ways: Any = "bicubic",
     ) -> None:
         super().__init__(volumes, detector)
+        self.downsample = RandDownsample(ways)
         self.data = getattr(volumes, "data", None) if data is None else data
         self.others = dict(others or {})
         self.names = _names([_source(volumes[number], number) for number in range(len(volumes))])
@@ -195,12 +212,12 @@ class LesionSlices(LesionVolumes):
         ]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.places) * len(self.downsample.ways)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number, place = self.places[index]
+        (number, place), way = self.places[index // len(self.downsample.ways)], self._way(index)
         truth, mask = self.slice(number, place)
-        low = downsample(truth)
+        low = self.downsample(truth, way)
         mean, spread = statistics(low)
         region = region_of(truth, mask, self.known[number][1])
         meta = {AXIS: -1, MEAN: torch.tensor([mean]), SPREAD: torch.tensor([spread]), REGION: torch.tensor(region)}
@@ -210,15 +227,26 @@ class LesionSlices(LesionVolumes):
             item[mode] = cut(interpolate(low[None, None], mode=mode), region, FACTOR)[0].clone()
         for name, method in self.others.items():
             item[name] = cut(method(image.as_tensor()[None]), region, FACTOR)[0].cpu() * spread + mean
-        return {**item, "case": f"{self.names[number]}_{place}", "setting": "x4"}
+        case = f"{self.names[number]}_{place}" + (f"_{way}" if len(self.downsample.ways) > 1 else "")
+        return {**item, "case": case, "setting": f"x4 {way}"}
+
+    def _way(self, index: int) -> str:
+        return self.downsample.ways[index % len(self.downsample.ways)]
 
     def pixels(self) -> int:
-        """Low-resolution pixels of all regions, without context."""
+        """Low-resolution pixels of all regions, without context, in all ways of down-sampling."""
         total = 0
         for number, place in self.places:
             (top, bottom), (left, right) = region_of(*self.slice(number, place), self.known[number][1])
             total += (bottom - top) * (right - left)
-        return total
+        return total * len(self.downsample.ways)
+
+
+def _zoomed(truth: torch.Tensor, mask: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A slice ``(H, W)`` and its mask on a grid ``scale`` times as fine, in whole low-resolution pixels."""
+    size = [FACTOR * max(1, round(n * scale / FACTOR)) for n in truth.shape]
+    finer = F.interpolate(truth[None, None].float(), size=size, mode="bicubic", antialias=True, align_corners=False)
+    return finer[0, 0], F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0]
 
 
 def _names(sources: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,48 +12,69 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.config import KeysCollection
 from monai.networks.nets import BasicUNet
-from monai.transforms import KeepLargestConnectedComponent, MapTransform
+from monai.transforms import MapTransform
+from scipy import ndimage
 from torch import nn
 
 from common.console import say
 from common.images import like_image
 from common.inputs import InputError
 from common.settings import optional
-from common.weights import load_into
+from common.weights import build, load_into
 
 from .masks import load_mask, mask_paths, place_of
 from .regions import FACTOR, MARGIN, MINIMUM, bounding_box, foreground_region, square_region
 from .transforms import AXIS, MEAN, REGION, SPREAD
 
-__all__ = ["FROM", "FindRegiond", "detect", "detector_network"]
+__all__ = ["FROM", "FindRegiond", "LesionDetector", "detect"]
 
 WAYS = ("mask", "network", "foreground")
 STEP = 16  # four halvings of the U-Net
 LEAST = 32  # pixels: instance normalisation needs more than one at the bottom
 MOST = 16  # slices at a time
 BYTES = 800  # of feature maps per pixel of a slice, at most
+SURE, LIKELY = 0.6, 0.3  # probabilities of a lesion's middle and of its edge
+LEAST_PIXELS = 3
 FROM = "region_from"  # key in an image's meta data: what found the region
 
 
-def detector_network() -> nn.Module:
+class LesionDetector(BasicUNet):
     """MONAI's ``BasicUNet`` with few features, from a standardised low-resolution slice to a lesion logit per pixel.
 
     Its instance normalisation takes each slice as it is; batch normalisation would mix sequences of unlike contrast.
+
+    Departs from the paper, which says of its detector only that it is pre-trained.
+
+    Args:
+        features: of the six levels, as in ``BasicUNet``.
     """
-    return BasicUNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        features=(16, 16, 32, 64, 64, 16),
-        norm=("instance", {"affine": True}),
-    )
+
+    def __init__(self, features: Sequence[int] = (16, 16, 32, 64, 64, 16)) -> None:
+        super().__init__(2, 1, 1, features=tuple(features), norm=("instance", {"affine": True}))
+
+    @staticmethod
+    def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """The arguments that weights were trained with, from names and shapes alone.
+
+        Raises:
+            ValueError: weights of something else.
+        """
+        levels = ["conv_0", *(f"down_{i}.convs" for i in range(1, 5)), "upcat_1.convs"]
+        names = [f"{level}.conv_1.conv.weight" for level in levels]
+        if any(name not in state for name in names):
+            raise ValueError("not the weights of a lesion detector")
+        return {"features": tuple(state[name].shape[0] for name in names)}
 
 
 def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> torch.Tensor:
-    """Lesion mask of standardised low-resolution slices, the largest connected component alone.
+    """Lesion mask of standardised low-resolution slices: the connected component with the most evidence.
+
+    Probabilities of a volume are averaged over three neighbouring slices. A component holds pixels of at least
+    ``SURE`` and grows to those of at least ``LIKELY`` that touch them, since a region that cuts its lesion costs more
+    than one that is a little large. Fewer than ``LEAST_PIXELS`` sure ones in a component are no lesion.
 
     Args:
-        network: see ``detector_network``.
+        network: see ``LesionDetector``.
         slices: ``(h, w)`` or ``(h, w, d)``.
         memory_gb: memory for feature maps, in GiB, by which slices are taken together, one at least.
 
@@ -69,9 +90,15 @@ def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> 
     count = max(1, min(MOST, int(memory_gb * 2**30 / (BYTES * padded[0].numel()))))
     with torch.no_grad():
         logits = torch.cat([network(chunk.to(device)).cpu() for chunk in padded.split(count)])
-    mask = (logits > 0)[:, 0, :height, :width]
-    mask = mask[0] if flat else mask.movedim(0, -1)
-    return torch.as_tensor(KeepLargestConnectedComponent()(mask[None].float()))[0] > 0
+    chance = torch.sigmoid(logits.float())[:, 0, :height, :width].movedim(0, -1)
+    chance = F.avg_pool1d(chance.flatten(0, 1)[:, None], 3, 1, 1, count_include_pad=False)[:, 0].reshape(chance.shape)
+    parts, count = ndimage.label((chance >= LIKELY).numpy())
+    sure = chance.numpy() >= SURE
+    pixels = ndimage.sum_labels(sure, parts, range(1, count + 1))
+    evidence = ndimage.sum_labels(chance.numpy() * sure, parts, range(1, count + 1))
+    evidence = np.where(pixels >= LEAST_PIXELS, evidence, 0)
+    mask = torch.from_numpy(parts == 1 + int(np.argmax(evidence)) if count and evidence.max() else parts < 0)
+    return mask[..., 0] if flat else mask
 
 
 class FindRegiond(MapTransform):
@@ -83,8 +110,9 @@ class FindRegiond(MapTransform):
     Args:
         keys: scans ``(1, h, w[, d])`` that went through ``StandardiseSlicesd``.
         detector: ``mask`` (the entry's file), ``network``, ``foreground``, or None for the first of these that can be.
-        weights: of the detector's network.
-        network: of ``detector_network``'s kind; its weights are loaded at first use.
+        weights: of the detector's network, which is built as they say at first use.
+        device: where it runs then.
+        network: a network that gives a logit per pixel, to be taken as it is; None for that of the weights.
         margin: low-resolution pixels around the lesion.
         minimum: least edge in high-resolution pixels.
         guide_key: key of the entry's list with the mask's file, see ``mask_paths``.
@@ -99,6 +127,7 @@ class FindRegiond(MapTransform):
         keys: KeysCollection,
         detector: Any = None,
         weights: str | None = None,
+        device: Any = "cpu",
         network: nn.Module | None = None,
         margin: int = MARGIN,
         minimum: int = MINIMUM,
@@ -109,9 +138,9 @@ class FindRegiond(MapTransform):
         self.detector = optional(detector)
         if self.detector is not None and self.detector not in WAYS:
             raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
-        self.weights, self.network, self.guide_key = weights, network, guide_key
+        self.weights, self.device, self.guide_key = weights, device, guide_key
         self.margin, self.minimum, self.memory_gb = int(margin), int(minimum), float(memory_gb)
-        self._ready = False
+        self._network = network
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -163,7 +192,7 @@ class FindRegiond(MapTransform):
         return load_mask(path, low.movedim(-1, axis).shape, place_of(image), axis, FACTOR).movedim(axis, -1)
 
     def _loaded(self) -> nn.Module:
-        if not self._ready:
-            load_into(self.network, self.weights).eval()
-            self._ready = True
-        return self.network
+        if self._network is None:
+            network = load_into(build(LesionDetector, self.weights, {}), self.weights)
+            self._network = network.to(self.device).eval()
+        return self._network

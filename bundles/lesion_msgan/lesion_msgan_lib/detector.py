@@ -21,11 +21,13 @@ from common.inputs import InputError
 from common.weights import bare
 
 from .data import LesionSlices, LesionVolumes
+from .degradation import RandDownsample
 from .detection import LEAST, STEP, detect
+from .lesions import RandLesion
 from .regions import FACTOR, bounding_box, cut, foreground_region, square_region
 from .slices import downsample, statistics
 
-__all__ = ["DetectorInferer", "DetectorSlices", "HeldOutSlices", "RegionCoverage", "announce", "detector_scores"]
+__all__ = ["DetectorInferer", "DetectorSlices", "HeldOutVolumes", "RegionCoverage", "announce", "detector_scores"]
 
 
 def _low_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -36,7 +38,8 @@ def _low_mask(mask: torch.Tensor) -> torch.Tensor:
 class DetectorSlices(LesionVolumes):
     """Random low-resolution slices with their lesion mask, padded or cut to one size, to train the detector.
 
-    Two in three show the lesion, the others are any slice. Randomness from (seed, epoch, index); see ``LesionCrops``.
+    Two in three show the lesion, the others are any slice; of a volume without lesion, slices with a fair amount of
+    foreground. Volumes are taken in turn. Randomness from (seed, epoch, index); see ``LesionCrops``.
 
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``.
@@ -44,16 +47,25 @@ class DetectorSlices(LesionVolumes):
         size: edge in low-resolution pixels, a multiple of 16 from 32.
         seed: start of all randomness.
         augment: random transform of low-resolution slices ``(1, h, w)`` in the scan's units, MONAI's ``Randomizable``.
+        lesion: blends a made lesion into slices, beside those that are there, see ``RandLesion``; None for no such.
+        ways: of down-sampling, of which one is drawn per sample, see ``degradation.RandDownsample``.
     """
 
     def __init__(
-        self, volumes: Dataset, slices: int, size: int = 64, seed: int = 0, augment: Compose | None = None
+        self,
+        volumes: Dataset,
+        slices: int,
+        size: int = 64,
+        seed: int = 0,
+        augment: Compose | None = None,
+        lesion: RandLesion | None = None,
+        ways: Any = "bicubic",
     ) -> None:
-        super().__init__(volumes)
+        super().__init__(volumes, "any")
         if size % STEP or size < LEAST:
             raise InputError(f"size must be a multiple of {STEP} from {LEAST}, got {size}")
         self.slices, self.size, self.seed, self.epoch = int(slices), int(size), int(seed), 0
-        self.augment = augment
+        self.augment, self.lesion, self.downsample = augment, lesion, RandDownsample(ways)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose samples are drawn."""
@@ -66,16 +78,21 @@ class DetectorSlices(LesionVolumes):
         """ "image" (standardised) and "label" (0 and 1), ``(1, size, size)``."""
         random = np.random.default_rng([self.seed, self.epoch, index])
         number = int(random.integers(len(self.volumes)))
-        places = self.known[number][0]
+        places, real = self.known[number]
         depth = self.volumes[number]["image"].shape[-1]
-        place = places[random.integers(len(places))] if random.random() < 2 / 3 else int(random.integers(depth))
-        truth, mask = self.slice(number, place)
-        low = downsample(truth)
+        shown = random.random() < 2 / 3 or not real
+        seeds = random.integers(2**31, size=3).tolist()  # drawn whether used or not: options change nothing else
+        truth, mask = self.slice(number, places[random.integers(len(places))] if shown else int(random.integers(depth)))
+        self.downsample.set_random_state(seeds[0])
+        low, mask = self.downsample(truth), _low_mask(mask)
+        if self.lesion is not None:
+            self.lesion.set_random_state(seeds[1])
+            low, mask = self.lesion(low, mask)
         if self.augment is not None:
-            self.augment.set_random_state(int(random.integers(2**31)))
+            self.augment.set_random_state(seeds[2])
             low = torch.as_tensor(self.augment(low[None])[0]).as_subclass(torch.Tensor) * (low != 0)
         mean, spread = statistics(low)
-        pair = [((low - mean) / spread)[None], _low_mask(mask)[None]]
+        pair = [((low - mean) / spread)[None], mask[None]]
         corners = [int(random.integers(0, max(0, n - self.size) + 1)) for n in low.shape]
         flips = [axis for axis in (1, 2) if random.random() < 0.5]
         cuts = []
@@ -88,24 +105,44 @@ class DetectorSlices(LesionVolumes):
         return {"image": cuts[0], "label": cuts[1]}
 
 
-class HeldOutSlices(LesionSlices):
-    """Held-out low-resolution slices with their mask as "label", and the foreground as the trivial detector's answer.
+class HeldOutVolumes(LesionSlices):
+    """Held-out low-resolution volumes with their mask as "label", and the foreground's box as the trivial answer.
 
-    "image", "label" and "foreground" are ``(1, h, w)``; items also carry "case" and "setting".
+    "image" (standardised slice by slice), "label" and "foreground" are ``(1, h, w, d)``; items also carry "case" and
+    "setting". A volume is what a detector is given at inference: slices help each other.
+
+    Args:
+        volumes, data: as for ``LesionSlices``.
+        step: every which slice is taken, as with thicker slices; less work.
     """
 
+    def __init__(self, volumes: Dataset, data: Any = None, step: int = 1) -> None:
+        super().__init__(volumes, data=data)
+        self.step = int(step)
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number, place = self.places[index]
-        item = super().__getitem__(index)
-        truth, mask = self.slice(number, place)
-        (top, bottom), (left, right) = foreground_region(downsample(truth))
-        box = torch.zeros(1, *item["image"].shape[1:])
-        box[:, top:bottom, left:right] = 1
-        return {**item, "label": _low_mask(mask)[None], "foreground": box}
+        depth = self.volumes[index]["image"].shape[-1]
+        truths, masks = zip(*(self.slice(index, place) for place in range(0, depth, self.step)), strict=True)
+        low = downsample(torch.stack(truths))
+        levels = torch.tensor([statistics(one) for one in low])
+        image = ((low - levels[:, :1, None]) / levels[:, 1:, None]).movedim(0, -1)
+        low, label = low.movedim(0, -1), torch.stack([_low_mask(mask) for mask in masks], dim=-1)
+        (top, bottom), (left, right), (first, last) = foreground_region(low)
+        box = torch.zeros_like(label)
+        box[top:bottom, left:right, first:last] = 1
+        item = {"image": image, "label": label, "foreground": box}
+        return {
+            **{key: value[None].contiguous() for key, value in item.items()},
+            "case": self.names[index],
+            "setting": "x4",
+        }
 
 
 class DetectorInferer(Inferer):
-    """Lesion masks of 0 and 1 from the detector's network, of slices ``(B, 1, h, w)``."""
+    """Lesion masks of 0 and 1 from the detector's network, of slices or volumes ``(B, 1, h, w[, d])``."""
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         slices = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
@@ -115,7 +152,7 @@ class DetectorInferer(Inferer):
 class RegionCoverage(CumulativeIterationMetric):
     """Share of a lesion's pixels that lie inside the region that a mask leads to; 0 where the mask is empty.
 
-    Masks are ``(B, 1, h, w)`` on the low-resolution grid.
+    Masks are ``(B, 1, h, w[, d])`` on the low-resolution grid; of a volume the region is one box for all slices.
     """
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -125,8 +162,9 @@ class RegionCoverage(CumulativeIterationMetric):
             if box is None or total == 0:
                 shares.append(0.0 if total else 1.0)
                 continue
-            region = square_region([(a * FACTOR, b * FACTOR) for a, b in box], truth.shape)
-            shares.append(float(cut(truth, region).sum()) / total)
+            region = square_region([(a * FACTOR, b * FACTOR) for a, b in box[:2]], truth.shape[:2])
+            shown = truth if truth.ndim == 2 else truth[..., slice(*box[2])].sum(-1)
+            shares.append(float(cut(shown, region).sum()) / total)
         return torch.tensor(shares)[:, None]
 
     def aggregate(self, reduction: str = "mean") -> torch.Tensor:
@@ -148,7 +186,7 @@ def announce(
     network: nn.Module,
     device: Any,
     train: DetectorSlices,
-    held_out: HeldOutSlices,
+    held_out: HeldOutVolumes,
     weights: str,
     folder: Any,
 ) -> None:

@@ -48,6 +48,9 @@ class VGGLoss(nn.Module):
 
     Each pair is scaled by its target's least and greatest value to [0, 1], the range that the weights were trained on.
 
+    Its weight in eq. 7 is SRGAN's 0.006, which is 1 / 12.75 squared: SRGAN divides features by 12.75 so that their
+    squared differences come close to the images' own. Features of torchvision's weights are not divided here as well.
+
     Departs from the paper: it does not name the layer; "VGG54" of SRGAN is the default, taken before its ReLU.
 
     Args:

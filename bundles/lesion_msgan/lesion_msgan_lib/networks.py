@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.settings import boolean
 
-__all__ = ["Critic", "MultiScaleGenerator", "SRResNet", "fold", "grow", "interpolate"]
+__all__ = ["Critic", "MultiScaleGenerator", "SRResNet", "fold", "interpolate"]
 
 FACTOR = 4
 
@@ -56,6 +56,16 @@ class _Doubling(nn.Sequential):
         super().__init__(convolution, nn.PixelShuffle(2), nn.PReLU())
 
 
+class _Head(nn.Conv2d):
+    """The convolution to an image, in float32 whatever autocast does around it."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            return self._conv_forward(features, self.weight, self.bias)
+        with torch.autocast(features.device.type, enabled=False):
+            return self._conv_forward(features.float(), self.weight, self.bias)
+
+
 class SRResNet(nn.Module):
     """Residual blocks on the low-resolution grid, then two doublings by sub-pixel convolution (Ledig et al., fig. 4).
 
@@ -63,7 +73,8 @@ class SRResNet(nn.Module):
     heads start at zero, so that an untrained network is bicubic interpolation; on a CPU this saves most of a training.
     One slope per PReLU, sub-pixel filters initialised alike (ICNR).
 
-    The state dict tells one kind from another by its names and shapes: all arguments can be read from it.
+    Compact forms (fewer filters and blocks) are of the same family; ``form_of`` reads from weights which one they are.
+    Autocast leaves the heads in float32: rounding their image to bfloat16 would cost what they add.
 
     Args:
         filters: filters of all hidden layers.
@@ -92,10 +103,10 @@ class SRResNet(nn.Module):
         self.leave = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
         self.leave_norm = nn.BatchNorm2d(filters)
         self.to_x2 = _Doubling(filters)
-        self.head_x2 = nn.Conv2d(filters, 1, 3, padding=1) if boolean(x2_head) else None
+        self.head_x2 = _Head(filters, 1, 3, padding=1) if boolean(x2_head) else None
         self.middle = nn.Sequential(*[_Block(filters) for _ in range(middle_blocks)])
         self.to_x4 = _Doubling(filters)
-        self.head_x4 = nn.Conv2d(filters, 1, 9, padding=4)
+        self.head_x4 = _Head(filters, 1, 9, padding=4)
         for module in self.modules():
             if isinstance(module, _Block):
                 nn.init.kaiming_normal_(module.first.weight, nonlinearity="relu")
@@ -105,6 +116,28 @@ class SRResNet(nn.Module):
                 if head is not None:
                     nn.init.zeros_(head.weight)
                     nn.init.zeros_(head.bias)
+
+    @staticmethod
+    def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """The arguments that weights were trained with, from names and shapes alone.
+
+        Args:
+            state: state dict of any of this family, not folded.
+
+        Raises:
+            ValueError: weights of something else.
+        """
+        width = state.get("leave.weight")
+        if width is None or width.ndim != 4:
+            raise ValueError("not the weights of an SRResNet")
+        blocks, middle = (len({k.split(".")[1] for k in state if k.startswith(f"{p}.")}) for p in ("blocks", "middle"))
+        return {
+            "filters": width.shape[0],
+            "blocks": blocks,
+            "middle_blocks": middle,
+            "x2_head": "head_x2.weight" in state,
+            "skip": "no_skip" not in state,
+        }
 
     @property
     def multiplications(self) -> int:
@@ -169,6 +202,14 @@ class MultiScaleGenerator(SRResNet):
     def __init__(self, filters: int = 64, blocks: int = 16, middle_blocks: int = 6, skip: Any = True) -> None:
         super().__init__(filters, blocks, middle_blocks, x2_head=True, skip=skip)
 
+    @staticmethod
+    def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """As for ``SRResNet``; weights without an x2 head are no multi-scale generator's."""
+        form = SRResNet.form_of(state)
+        if not form.pop("x2_head"):
+            raise ValueError("these weights have no x2 head; they are an SRResNet's")
+        return form
+
 
 def fold(network: nn.Module) -> nn.Module:
     """Makes a trained ``SRResNet`` faster without changing what it computes, in place; it is no longer for training.
@@ -197,7 +238,7 @@ def _before_shuffle(head: nn.Conv2d) -> nn.Conv2d:
     """The same head on the sub-pixels of the coarser grid: four times the channels in, four out, 5x5 instead of 9x9."""
     filters, reach = head.in_channels, head.kernel_size[0] // 2
     margin = (reach + 1) // 2
-    moved = nn.Conv2d(4 * filters, 4, 2 * margin + 1, padding=margin).to(head.weight)
+    moved = _Head(4 * filters, 4, 2 * margin + 1, padding=margin).to(head.weight)
     nn.init.zeros_(moved.weight)
     with torch.no_grad():
         moved.bias.copy_(head.bias.expand(4))
@@ -208,39 +249,6 @@ def _before_shuffle(head: nn.Conv2d) -> nn.Conv2d:
                 if 0 <= y <= 2 * reach and 0 <= x <= 2 * reach:
                     moved.weight[2 * i + j, 2 * a + b :: 4, u, v] = head.weight[0, :, y, x]
     return moved
-
-
-def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights of a smaller generator made as deep and wide as ``network``: the same function, cheaper to train first.
-
-    Further blocks hand on what they get, their last normalisation being 0 (Goyal et al. 2017 start all blocks so).
-    Further filters keep the network's random weights towards the input and start with zeros towards the filters that
-    were there (Chen et al., "Net2Net", ICLR 2016). Both can learn from there.
-
-    Args:
-        state: state dict of an ``SRResNet`` or ``MultiScaleGenerator``.
-        network: of the same kind, with at least as many blocks and filters.
-
-    Returns:
-        State dict for ``network``, or None where the two do not belong together.
-    """
-    grown = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    if not state or any(key not in grown or grown[key].ndim != tensor.ndim for key, tensor in state.items()):
-        return None
-    for key, large in grown.items():
-        small = state.get(key)
-        if small is None:
-            if key.split(".")[0] not in ("blocks", "middle"):
-                return None
-            if key.endswith(("second_norm.weight", "second_norm.bias")):
-                large.zero_()
-            continue
-        if any(new < old for new, old in zip(large.shape, small.shape, strict=True)):
-            return None
-        if large.ndim > 1:
-            large[: small.shape[0]] = 0
-        large[tuple(slice(n) for n in small.shape)] = small.to(large)
-    return grown
 
 
 class Critic(nn.Module):

@@ -1,34 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objective's weights, methods to compare with, and what is said before a run."""
+"""The objective's weights and rates over a run, methods to compare with, and what is said before a run."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
+from monai.optimizers import WarmupCosineSchedule
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.inputs import InputError
-from common.settings import optional, quantity, value
-from common.weights import bare, load_flat
+from common.losses import WeightedLoss
+from common.settings import choice, optional, quantity, value
+from common.weights import bare, build, load_into
 
 from .data import LesionSlices
 from .networks import SRResNet, fold
 
 __all__ = [
+    "MSEAlone",
     "announce",
     "announce_evaluation",
     "compared_networks",
     "expected_seconds",
     "objective",
     "pretraining_epochs",
+    "schedule",
+    "weights_of",
 ]
 
 STEP = 4.0  # a generator step costs about four forward passes, with optimizer and loss
 CRITIC_STEP = 5.0  # a critic step with penalty, in generator forward passes of the default networks
+VARIANTS = {"msgan": "model.pt", "mse": "mse.pt"}
 NAMES = ("truth", "network", "bicubic", "bilinear", "label", "pred", "image", "case", "setting", "baseline")  # taken
 
 
@@ -53,6 +63,49 @@ def pretraining_epochs(given: Any, budget: Mapping[str, Any]) -> int:
     """
     epochs = quantity(given, "pretraining", least=0, whole=True, empty=True)
     return int(budget["pretraining"]) if epochs is None else epochs
+
+
+class MSEAlone:
+    """Lets the mean squared errors alone count while the generator is pre-trained before the game (sec. 2.3).
+
+    Args:
+        loss: the generator's objective with a term "vgg".
+    """
+
+    def __init__(self, loss: WeightedLoss) -> None:
+        self.loss = loss
+        self.weights = dict(loss.weights)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the ``AdversarialTrainer``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        alone = engine.state.epoch <= engine.generator_warmup
+        self.loss.weights = {**self.weights, "vgg": 0.0} if alone else dict(self.weights)
+
+
+def schedule(
+    optimizer: Optimizer, kind: Any, iterations: int, epochs: int, pretraining: int = 0, warmup_steps: Any = 0
+) -> LRScheduler:
+    """Learning rate over a run, stepped after every iteration.
+
+    Args:
+        optimizer: whose rate.
+        kind: ``step``, the paper's, a tenth from the middle of the epochs on (after pre-training); or ``cosine``, a
+            linear rise and then half a cosine to 0 over all epochs, an addition to the paper.
+        iterations: per epoch.
+        epochs: without those of pre-training.
+        pretraining: epochs in front of them.
+        warmup_steps: of the rise.
+
+    Raises:
+        InputError: another kind.
+    """
+    if choice(kind, "schedule", ("step", "cosine")) == "step":
+        return MultiStepLR(optimizer, [iterations * (pretraining + max(1, epochs // 2))], gamma=0.1)
+    warmup = quantity(warmup_steps, "warmup_steps", least=0, whole=True)
+    return WarmupCosineSchedule(optimizer, warmup, iterations * (pretraining + epochs))
 
 
 def expected_seconds(
@@ -146,21 +199,19 @@ def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tens
     return {name: _whole_slice(generator_of(path), device) for name, path in known.items()}
 
 
+def weights_of(folder: str, variant: Any) -> str:
+    """File of the shipped weights of the key ``variant``: ``msgan``, or ``mse`` for the stage before the critic.
+
+    Raises:
+        InputError: another name.
+    """
+    name = choice(variant, "variant", list(VARIANTS))
+    return os.path.join(folder, VARIANTS[name])
+
+
 def generator_of(path: str) -> nn.Module:
     """The generator that a weights file belongs to, ready for inference."""
-    state = load_flat(path)
-    blocks, middle_blocks = (
-        len({key.split(".")[1] for key in state if key.startswith(f"{part}.")}) for part in ("blocks", "middle")
-    )
-    filters = state.get("leave.weight", torch.empty(0)).shape[0]
-    if not filters:
-        raise InputError(f"{path}: not the weights of one of this bundle's generators")
-    network = SRResNet(filters, blocks, middle_blocks, "head_x2.weight" in state, "no_skip" not in state)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{path}: not the weights of one of this bundle's generators") from error
-    return fold(network)
+    return fold(load_into(build(SRResNet, path, {}), path))
 
 
 def _whole_slice(network: nn.Module, device: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -133,9 +133,7 @@ class Discriminator(nn.Module):
             then nothing in the game holds the brightness of tissue.
     """
 
-    def __init__(
-        self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0, centred: bool = False
-    ) -> None:
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0, centred: bool = False) -> None:
         super().__init__()
         self.gain, self.centred = gain, centred
         layers, last = [], 1

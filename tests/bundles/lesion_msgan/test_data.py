@@ -9,7 +9,8 @@ import torch
 from monai.data import MetaTensor
 
 from common.inputs import InputError
-from lesion_msgan_lib.data import LesionCrops, LesionSlices, lesion_slices, region_of, training_guides
+from lesion_msgan_lib.cases import training_guides, with_masks
+from lesion_msgan_lib.data import LesionCrops, LesionSlices, lesion_slices, region_of
 from lesion_msgan_lib.networks import interpolate
 from lesion_msgan_lib.slices import downsample, foreground, slice_axis, statistics
 
@@ -97,7 +98,7 @@ def test_validation_items(volumes):
     data = LesionSlices(volumes, 2, others={"twice": lambda image: 2 * interpolate(image)})
     assert len(data) == 4 and data.pixels() == sum(item["label"].numel() // 16 for item in (data[i] for i in range(4)))
     item = data[1]
-    assert item["case"] == "case-t1c_5" and item["setting"] == "x4"
+    assert item["case"] == "case-t1c_5" and item["setting"] == "x4 bicubic"
     (top, bottom), (left, right) = item["image"].meta["region"].tolist()
     truth, mask = data.slice(0, 5)
     torch.testing.assert_close(item["label"][0], truth[4 * top : 4 * bottom, 4 * left : 4 * right])
@@ -115,6 +116,62 @@ def test_validation_items(volumes):
     torch.testing.assert_close(item["bilinear"], linear[:, 4 * top : 4 * bottom, 4 * left : 4 * right])
     torch.testing.assert_close(item["twice"], 2 * item["bicubic"] - mean, atol=0.05, rtol=0)
     assert len(LesionSlices(volumes)) == 6
+
+
+def test_masks_are_taken_where_there_are_some(tmp_path):
+    for name in ("a-t1c", "a-seg", "b-t1c"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    entries = [{"image": str(tmp_path / f"{name}-t1c.nii.gz"), "guide": []} for name in "ab"]
+    found = with_masks(entries, "any", "seg", None)
+    assert [entry["guide"] for entry in found] == [[str(tmp_path / "a-seg.nii.gz")], []]
+    assert with_masks(entries, "foreground", "seg") == entries
+
+
+def test_each_way_of_down_sampling_is_an_item_of_its_own(volumes):
+    data, one = LesionSlices(volumes, 2, ways=["block", "kspace"]), LesionSlices(volumes, 2)
+    assert len(data) == 8 and data.pixels() == 2 * one.pixels()
+    block, kspace = data[2], data[3]
+    assert (block["setting"], kspace["setting"]) == ("x4 block", "x4 kspace") and block["case"] != kspace["case"]
+    assert torch.equal(block["label"], kspace["label"]) and torch.equal(block["label"], one[1]["label"])
+    assert block["image"].meta["region"].tolist() == kspace["image"].meta["region"].tolist()
+    assert not torch.equal(block["image"], kspace["image"])
+    # block means of the truth
+    mean, spread = (float(block["image"].meta[name]) for name in ("slice_mean", "slice_std"))
+    truth = data.slice(0, 5)[0]
+    blocks = torch.nn.functional.avg_pool2d(truth[None], 4)[0]
+    torch.testing.assert_close(block["image"].as_tensor()[0] * spread + mean, blocks, atol=1e-2, rtol=0)
+
+
+def test_crops_are_degraded_in_all_ways_named(volumes):
+    named = {way: LesionCrops(volumes, 12, 32, orient=False, ways=way) for way in ("bicubic", "block", "kspace")}
+    mixed = LesionCrops(volumes, 12, 32, orient=False, ways=list(named))
+    seen = set()
+    for i in range(12):
+        seen |= {way for way, data in named.items() if torch.equal(data[i]["image"], mixed[i]["image"])}
+    assert seen == set(named)
+
+
+def test_without_a_lesion_crops_lie_anywhere_on_the_brain():
+    image = torch.zeros(2, 96, 104, 4)
+    image[0, 4:92, 40:100] = 100 + torch.randn(88, 60, 4)
+    data = LesionCrops([{"image": MetaTensor(image)}], 40, 32, "any", orient=False)
+    shares, tops = [], set()
+    for i in range(40):
+        label = data[i]["label"]
+        shares.append(float((label > -20).float().mean()))  # standardised over the brain
+        tops.add(round(shares[-1], 3))
+    assert min(shares) > 0.2 and len(tops) > 5  # the middle of each crop is brain
+
+
+def test_zoom_resamples_the_slice_and_keeps_the_size(volumes):
+    plain, zoomed = (LesionCrops(volumes, 16, 32, orient=False, zoom=z) for z in (1, 1.25))
+    differ = 0
+    for i in range(16):
+        one, other = plain[i], zoomed[i]
+        assert one["label"].shape == other["label"].shape and one["image"].shape == other["image"].shape
+        differ += one["label"].std() > 1.05 * other["label"].std()  # resampled noise is smoother
+    assert 3 < differ < 13
+    LesionCrops(volumes, 4, 64, zoom=4)[0]  # never smaller than a crop
 
 
 @pytest.mark.parametrize(
@@ -135,9 +192,12 @@ def test_what_cannot_work(volumes):
         LesionCrops(volumes, 4, 68)
     with pytest.raises(InputError, match="multiple of 4"):
         LesionCrops(volumes, 4, 30)
-    with pytest.raises(InputError, match="detector must be one of mask, foreground"):
+    with pytest.raises(InputError, match="detector must be one of mask, any, foreground"):
         training_guides("eyes", "seg")
-    assert training_guides("mask", "seg") == ["seg"] and training_guides("foreground", "seg") == []
+    assert training_guides("mask", "seg") == ["seg"]
+    assert training_guides("foreground", "seg") == training_guides("any", "seg") == []
+    with pytest.raises(InputError, match="degradation must be one or several of"):
+        LesionCrops(volumes, 4, 32, ways="stretch")
 
 
 def test_without_a_number_there_are_as_many_crops_as_slices(volumes):

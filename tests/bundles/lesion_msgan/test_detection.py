@@ -13,8 +13,10 @@ from torch import nn
 
 from common.inputs import InputError
 from common.transforms.geometry import grid_affine
-from lesion_msgan_lib.detection import FindRegiond, detect, detector_network
-from lesion_msgan_lib.detector import DetectorInferer, DetectorSlices, HeldOutSlices, RegionCoverage
+from common.weights import build
+from lesion_msgan_lib.detection import FindRegiond, LesionDetector, detect
+from lesion_msgan_lib.detector import DetectorInferer, DetectorSlices, HeldOutVolumes, RegionCoverage
+from lesion_msgan_lib.lesions import RandLesion
 from lesion_msgan_lib.transforms import StandardiseSlicesd
 
 
@@ -26,7 +28,7 @@ class Bright(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, image):
-        return image - self.threshold
+        return 4 * (image - self.threshold)
 
 
 def scan(shape=(30, 34), spot=(20, 26, 5, 9)):
@@ -71,12 +73,10 @@ def test_memory_bounds_the_slices_taken_together(memory_gb, most):
     network.register_forward_hook(lambda _, given_to, out: given.append(len(given_to[0])))
     image = scan((30, 34, 20), None)
     image[:, 10:14, 20:29, 5:9] = 300
-    # the network's weights are there already: the transform would load them
     finder = FindRegiond("image", detector="network", weights=__file__, network=network, memory_gb=memory_gb)
-    finder._ready = True
     found = finder(StandardiseSlicesd("image")({"image": image}))["image"].meta["region"].tolist()
     assert max(given) == most and sum(given) == 20
-    assert found[2] == [5, 9]
+    assert found[2] == [4, 10]  # neighbouring slices share what they saw
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -125,13 +125,28 @@ def test_an_image_smaller_than_the_region_is_taken_whole(tmp_path, capsys):
 
 
 def test_the_network_s_way(tmp_path):
-    weights = tmp_path / "w.pt"
-    torch.save(Bright().state_dict(), weights)
-    keys = {"weights": str(weights), "network": Bright()}
+    keys = {"weights": __file__, "network": Bright()}
     assert region(scan(), **keys) == ([[18, 28], [2, 12]], "network")
     assert region(scan(spot=None), detector="network", **keys)[1] == "foreground, no lesion found by network"
     mask = save(tmp_path / "m.nii", np.ones((30, 34)))
     assert region(scan(), entry={"guide": [mask]}, detector="network", **keys)[1] == "network"
+
+
+@pytest.mark.parametrize("features", [(16, 16, 32, 64, 64, 16), (4, 4, 6, 8, 8, 4)])
+def test_weights_tell_their_detector(tmp_path, features):
+    network = LesionDetector(features)
+    with torch.no_grad():
+        network.final_conv.bias.fill_(-9)  # finds nothing
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    assert region(scan(), weights=str(tmp_path / "w.pt"))[1] == "foreground, no lesion found by network"
+    made = build(LesionDetector, tmp_path / "w.pt", {})
+    assert {k: v.shape for k, v in made.state_dict().items()} == {k: v.shape for k, v in network.state_dict().items()}
+
+
+def test_weights_of_something_else_are_no_detector(tmp_path):
+    torch.save(Bright().state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match="not the weights of a lesion detector"):
+        region(scan(), weights=str(tmp_path / "w.pt"))
 
 
 @pytest.mark.parametrize(
@@ -149,18 +164,31 @@ def test_a_detector_that_cannot_be(keys, text):
 
 @pytest.mark.parametrize("shape", [(8, 9), (17, 23), (5, 40), (16, 32, 3)])
 def test_detection_takes_every_size(shape):
-    network = detector_network().eval()
+    network = LesionDetector().eval()
     assert detect(network, torch.randn(shape)).shape == shape
 
 
-def test_only_the_largest_lesion_is_kept():
-    slices = torch.zeros(20, 30, 4)
-    slices[3:6, 4:7, 1:3] = 5
-    slices[15, 20, 1] = 5
+def test_a_lesion_grows_from_what_is_sure_and_too_little_is_none():
+    slices = torch.full((20, 30), -9.0)
+    slices[3:6, 4:14] = 1.85  # of the network that takes 2 for even chances: likely
+    slices[4, 5:8] = 4  # and sure
+    slices[12:18, 4:14] = 1.85  # likely all over is not enough
+    slices[15, 20:22] = 9  # two pixels are no lesion
     mask = detect(Bright(), slices)
-    assert mask.sum() == 18 and mask[3:6, 4:7, 1:3].all()
-    masks = DetectorInferer()(slices.movedim(2, 0)[:, None], Bright())
-    assert masks.shape == (4, 1, 20, 30) and masks.sum() == 18
+    assert mask.sum() == 30 and mask[3:6, 4:14].all()
+    assert not detect(Bright(), slices[8:]).any()
+
+
+def test_only_the_largest_lesion_is_kept():
+    slices = torch.zeros(20, 30, 6)
+    slices[3:6, 4:7, 1:5] = 5
+    slices[15, 20:23, 1:5] = 5
+    mask = detect(Bright(), slices)
+    assert mask[3:6, 4:7, 1:5].all() and not mask[15].any() and not mask[..., 8:].any()
+    masks = DetectorInferer()(slices.movedim(2, 0)[:, None], Bright())  # each slice by itself
+    assert masks.shape == (6, 1, 20, 30) and masks.sum() == 4 * 9
+    volume = DetectorInferer()(slices[None, None], Bright())
+    assert torch.equal(volume[0, 0].bool(), mask)
 
 
 def volumes():
@@ -195,11 +223,46 @@ def test_samples_are_augmented_by_their_own_randomness():
         assert other["image"].isfinite().all()
 
 
-def test_held_out_slices():
-    data = HeldOutSlices(volumes(), 2)
+@pytest.mark.parametrize("step", [1, 2])
+def test_held_out_volumes(step):
+    data = HeldOutVolumes(volumes(), step=step)
     item = data[0]
-    assert len(data) == 2 and item["label"].shape == item["foreground"].shape == item["image"].shape == (1, 10, 12)
-    assert item["label"].sum() == 20 and item["foreground"].sum() >= 100
+    shape = (1, 10, 12, 8 // step)
+    assert len(data) == 1 and item["label"].shape == item["foreground"].shape == item["image"].shape == shape
+    assert item["label"].sum() == 20 * 4 / step and item["foreground"].sum() >= 60 * 8 / step
+    assert abs(float(item["image"][..., 1].mean())) < 0.2  # standardised over the foreground
+
+
+def healthy():
+    image = torch.zeros(2, 80, 96, 8)
+    image[0, 8:72, 8:88] = 100 + 5 * torch.randn(64, 80, 8)
+    return [{"image": MetaTensor(image, meta={"filename_or_obj": "h.nii"})}]
+
+
+def test_a_healthy_brain_is_given_made_lesions():
+    brains = healthy()
+    plain, ill = DetectorSlices(brains, 20, 32), DetectorSlices(brains, 20, 32, lesion=RandLesion(0.5))
+    areas = []
+    for i in range(20):
+        one, other = plain[i], ill[i]
+        assert one["label"].sum() == 0
+        areas.append(float(other["label"].sum()))
+        assert torch.equal(one["image"], other["image"]) == (areas[-1] == 0)
+    assert 3 < sum(area > 0 for area in areas) < 17 and len(set(areas)) > 4
+    again = DetectorSlices(brains, 20, 32, lesion=RandLesion(0.5))
+    assert all(torch.equal(again[i]["image"], ill[i]["image"]) for i in (7, 2))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_made_lesion_changes_the_tissue_inside_its_mask(seed):
+    image = torch.zeros(40, 44)
+    image[4:36, 4:40] = 100 + 10 * torch.randn(32, 36, generator=torch.Generator().manual_seed(seed))
+    made, mask = RandLesion(1.0, (4, 9)).set_random_state(seed)(image, torch.zeros(40, 44))
+    assert 8 < mask.sum() < 700 and set(mask.unique().tolist()) == {0.0, 1.0}
+    assert not mask[image == 0].any() and torch.equal(made[image == 0], image[image == 0])
+    change = (made - image).abs()
+    assert change[mask > 0].mean() > 3 and change[mask > 0].mean() > 4 * change[mask == 0].mean()
+    assert torch.equal(RandLesion(0.0)(image, mask)[0], image)
 
 
 def test_coverage_counts_the_lesion_inside_the_region():
@@ -212,3 +275,13 @@ def test_coverage_counts_the_lesion_inside_the_region():
     metric(pred, truth)
     assert metric.get_buffer().flatten().tolist() == [1.0, 0.0, 0.0]
     assert metric.aggregate().item() == pytest.approx(1 / 3)
+
+
+def test_coverage_of_a_volume_counts_all_slices():
+    truth = torch.zeros(1, 1, 40, 40, 10)
+    truth[..., 4:6, 4:8, 2:8] = 1
+    pred = torch.zeros_like(truth)
+    pred[0, 0, 5, 5, 2:5] = 1  # in half of the slices
+    metric = RegionCoverage()
+    metric(pred, truth)
+    assert metric.aggregate().item() == pytest.approx(0.5)

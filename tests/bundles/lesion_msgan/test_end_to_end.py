@@ -16,15 +16,16 @@ from PIL import Image
 
 import lesion_msgan_lib
 from common.trainers import AdversarialTrainer
-from lesion_msgan_lib.detection import detector_network
+from common.weights import build, load_into
+from lesion_msgan_lib.detection import LesionDetector
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet
 
 BUNDLE = Path(lesion_msgan_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
 BRAIN = (48, 52, 24)  # voxels
-SMALL = {"network_def::filters": 4, "network_def::blocks": 1}
-BUDGET = {"epochs": 2, "pretraining": 1, "crops": 8, "batch_size": 2, "crop": 32, "learning_rate": 0.001}
-BUDGET |= {"val_volumes": 1, "val_slices": 2}
+BUDGET = {"network": {"filters": 4, "blocks": 1, "middle_blocks": 1}, "epochs": 1, "pretraining": 1}
+BUDGET |= {"crops": 8, "batch_size": 2, "crop": 32, "learning_rate": 0.001, "fine_tuning_rate": 0.0005}
+BUDGET |= {"critic": {"filters": [4, 4, 8], "units": 8}, "schedule": "cosine", "val_volumes": 1, "val_slices": 2}
 VARIANTS = ("gan_pretrained", "wgan_pretrained", "wgan", "wgan_gp", "wgan_gp_x2", "ms_gan", "srresnet", "srgan")
 OVERLAYS = (*VARIANTS, "shipped_weights", "shipped_weights_gan")
 
@@ -33,7 +34,7 @@ OVERLAYS = (*VARIANTS, "shipped_weights", "shipped_weights_gan")
 def weights(tmp_path_factory):
     """An untrained network, which is bicubic interpolation."""
     path = tmp_path_factory.mktemp("weights") / "small.pt"
-    torch.save(MultiScaleGenerator(4, 1).state_dict(), path)
+    torch.save(MultiScaleGenerator(4, 1, 1).state_dict(), path)
     return path
 
 
@@ -43,7 +44,8 @@ def train(brains, tmp_path, run):
         settings = {
             **{"dataset_dir": brains, "sequence": "t1c", "output_dir": tmp_path / "runs"},
             **{"ckpt_dir": tmp_path / "models", "device": "cpu", "budgets": {"short": BUDGET}},
-            **{"discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8, **keys},
+            **{"from_scratch": True, "degradation": "bicubic"},
+            **keys,
         }
         return run("train", *overlays, **settings)
 
@@ -54,19 +56,19 @@ def train(brains, tmp_path, run):
 def infer(weights, tmp_path, run):
     def start(source, **keys):
         settings = {"output_dir": tmp_path / "out", "weights": weights, "detector_weights": tmp_path / "none.pt"}
-        return run("inference", device="cpu", dataset_dir=source, **{**SMALL, **settings, **keys})
+        return run("inference", device="cpu", dataset_dir=source, **{**settings, **keys})
 
     return start
 
 
 def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
-    workflow = train(**SMALL)
+    workflow = train()
     folder = tmp_path / "runs" / "short-1"
     for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "panels", "tensorboard"):
         assert (folder / name).exists(), name
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["epoch"], row["setting"]) for row in rows] == [(e, "x4") for e in "001122"]
+    assert [(row["epoch"], row["setting"]) for row in rows] == [(e, "x4 bicubic") for e in "001122"]
     for name in ("psnr", "ssim", "gms"):  # the untrained network is the baseline
         assert float(rows[0][f"{name}_region"]) == pytest.approx(float(rows[0][f"baseline_{name}_region"]), abs=1e-4)
     out = capsys.readouterr().out
@@ -83,9 +85,9 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
 
 
 def test_resumed_run_has_the_same_weights(train, tmp_path):
-    train(run_name="straight", promote=False, **SMALL)
-    train(run_name="broken", promote=False, **{**SMALL, "train::trainer::max_epochs": 1})
-    train(run_name="broken", promote=False, resume="true", **SMALL)
+    train(run_name="straight", promote=False)
+    train(run_name="broken", promote=False, **{"train::trainer::max_epochs": 1})
+    train(run_name="broken", promote=False, resume="true")
     straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
     for part in ("network", "discriminator"):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
@@ -93,14 +95,27 @@ def test_resumed_run_has_the_same_weights(train, tmp_path):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_trains(train, tmp_path, overlay):
-    keys = {"network_def__filters": 2, "network_def__blocks": 1, "budgets": {"short": {**BUDGET, "crops": 4}}}
-    workflow = train(overlay, weights=tmp_path / "models" / "model.pt", **keys)
+    budget = {
+        **BUDGET,
+        "epochs": 2,
+        "pretraining": 0,
+        "crops": 4,
+        "network": {"filters": 2, "blocks": 1, "middle_blocks": 1},
+    }
+    keys = {"budgets": {name: budget for name in ("short", "shipped")}, "detector": "mask"}
+    start = tmp_path / "start.pt"
+    torch.save(MultiScaleGenerator(2, 1, 1).state_dict(), start)
+    if overlay.startswith("shipped"):  # these go on from the bundle's weights
+        keys |= {"weights": start, "from_scratch": False}
+    else:
+        del keys["detector"]
+    workflow = train(overlay, **keys)
     get = workflow.parser.get_parsed_content
     trainer, network = get("train::trainer"), get("network")
     alone = overlay in ("srresnet", "shipped_weights")
-    started = overlay in ("wgan", "wgan_gp", "wgan_gp_x2", "ms_gan")  # the paper: pre-training is not needed
-    assert [trainer.stage(epoch) for epoch in (1, 2)] == (
-        ["generator"] * 2 if alone else ["both" if started else "generator", "both"]
+    pretrained = overlay in ("gan_pretrained", "wgan_pretrained", "srgan")  # the paper: the others do not need it
+    assert [trainer.stage(epoch) for epoch in range(1, trainer.state.max_epochs + 1)] == (
+        ["generator"] * 2 if alone else ["generator"] * pretrained + ["both"] * 2
     )
     assert isinstance(network, MultiScaleGenerator) == (overlay in ("ms_gan", "shipped_weights", "shipped_weights_gan"))
     assert isinstance(network, SRResNet)
@@ -113,21 +128,28 @@ def test_every_overlay_trains(train, tmp_path, overlay):
     assert not (tmp_path / "models" / "model.pt").exists()
 
 
-def test_the_detector_trains_and_finds_a_region(brains, infer, tmp_path, run):
+def test_the_detector_trains_is_scored_and_finds_a_region(brains, infer, tmp_path, run):
     budget = {"epochs": 1, "slices": 16, "batch_size": 4, "size": 32, "learning_rate": 0.01}
-    budget |= {"val_volumes": 1, "val_slices": 2}
+    budget |= {"val_volumes": 1, "val_step": 4}
     keys = {"dataset_dir": brains, "sequence": "t1c", "output_dir": tmp_path / "runs", "device": "cpu"}
-    run("train_detector", budgets={"short": budget}, ckpt_dir=tmp_path / "models" / "detector", **keys)
+    keys |= {"ckpt_dir": tmp_path / "models" / "detector", "budgets": {"short": budget, "shipped": budget}}
+    run("train_detector", from_scratch=True, **keys)
     folder = tmp_path / "runs" / "detector-short-1"
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     assert {"dice", "covered", "baseline_dice", "baseline_covered"} <= row.keys()
     assert float(row["baseline_covered"]) > 0.95
     weights = tmp_path / "models" / "detector" / "model.pt"
-    detector_network().load_state_dict(torch.load(weights, weights_only=True))
+    load_into(build(LesionDetector, weights, {}), weights)
     infer(save_scan(tmp_path / "one.nii.gz")[0], detector_weights=weights, detector="network")
     facts = json.loads((tmp_path / "out" / "one_sr.nii.gz.provenance.json").read_text(encoding="utf-8"))
     assert "network" in facts["region_from"]
+    run("train_detector", "evaluate_detector", run_name="scored", **keys)
+    table = (tmp_path / "runs" / "scored" / "scores.md").read_text(encoding="utf-8")
+    assert all(text in table for text in ("covered", "network", "foreground"))
+    before = weights.read_bytes()
+    run("train_detector", "shipped_detector", run_name="shipped", detector="mask", **keys)
+    assert (tmp_path / "runs" / "shipped" / "best.pt").is_file() and weights.read_bytes() == before
 
 
 def save_scan(path, shape=(20, 22, 6), spot=(8, 12, 9, 13), dtype=np.float32):
@@ -262,10 +284,12 @@ def test_a_case_that_fails_does_not_stop_the_others(infer, tmp_path, caplog):
         ({"budget": "huge"}, "budget 'huge' is unknown"),
         ({"dataset_dir": "/nowhere"}, "no such file or folder"),
         ({"mask_name": "lesion"}, "guide sequence 'lesion' not found"),
-        ({"detector": "network"}, "detector must be one of mask, foreground in training"),
+        ({"detector": "network"}, "detector must be one of mask, any, foreground in training"),
         ({"axis": "up"}, "axis must be one of"),
         ({"x2_weight": -1}, "x2_weight must be a number from 0"),
         ({"best_by": "eyes"}, "best_by must be one of"),
+        ({"degradation": "stretch"}, "degradation must be one or several of bicubic, block, kspace"),
+        ({"schedule": "linear"}, "schedule must be step or cosine"),
         ({"vgg_layer": "conv1_1"}, "vgg_layer must be one of"),
         ({"vgg_weights": "/nowhere.pt"}, "no such weights file"),
         ({"budgets": {"short": {**BUDGET, "crop": 64}}}, "smaller than a crop of 64"),
@@ -273,7 +297,7 @@ def test_a_case_that_fails_does_not_stop_the_others(infer, tmp_path, caplog):
 )
 def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of):
     with pytest.raises(Exception) as error:
-        train(**{**SMALL, **keys})
+        train(**keys)
     assert text in line_of(error)
     assert "\n" not in line_of(error)
 
@@ -284,6 +308,7 @@ def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of)
         ({"detector": "eyes"}, "detector must be one of mask, network, foreground"),
         ({"pattern": "*.mha"}, "no file matches *.mha"),
         ({"sequence": "t9"}, "names ending in t9"),
+        ({"weights": "/nowhere.pt"}, "no such weights file"),
     ],
 )
 def test_inference_that_cannot_work_is_named_in_one_line(infer, tmp_path, keys, text, line_of):
@@ -293,12 +318,6 @@ def test_inference_that_cannot_work_is_named_in_one_line(infer, tmp_path, keys, 
     assert text in line_of(error)
 
 
-def test_inference_and_training_define_the_same_network():
-    train, inference = (
-        json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "inference")
-    )
-    assert train["network_def"] == inference["network_def"]
-    assert len((CONFIGS / "train.json").read_text(encoding="utf-8").splitlines()) <= 350
-    for name in OVERLAYS:
-        text = (CONFIGS / f"{name}.json").read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 40 and json.loads(text)["promote"] is False
+def test_overlays_do_not_promote():
+    for name in (*OVERLAYS, "shipped_detector", "evaluate_detector"):
+        assert json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))["promote"] is False

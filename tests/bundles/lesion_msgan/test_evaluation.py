@@ -28,10 +28,10 @@ def evaluate(brains, tmp_path, run):
     """Runs an evaluation of two untrained networks, which are bicubic interpolation."""
 
     def start(**keys):
-        for name, network in (("small", MultiScaleGenerator(4, 1)), ("srresnet", SRResNet(4, 1))):
+        for name, network in (("small", MultiScaleGenerator(4, 1, 1)), ("srresnet", SRResNet(4, 1))):
             torch.save(network.state_dict(), tmp_path / f"{name}.pt")
         keys = {"dataset_dir": brains, "output_dir": tmp_path, "weights": tmp_path / "small.pt", "slices": 1, **keys}
-        keys |= {"network_def::filters": 4, "network_def::blocks": 1}
+        keys |= {"degradation": "bicubic"}
         run("train", "evaluate", compared=f"{{'srresnet': '{tmp_path / 'srresnet.pt'}'}}", **keys)
 
     return start

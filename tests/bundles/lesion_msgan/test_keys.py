@@ -17,17 +17,23 @@ import lesion_msgan_lib
 from common.fingerprint import file_hash
 from common.inferers import region
 from common.weights import load_flat
-from lesion_msgan_lib.networks import MultiScaleGenerator
+from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet
 
 BUNDLE = Path(lesion_msgan_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
 BRAIN = (48, 52, 24)  # voxels
-SMALL = {"network_def::filters": 4, "network_def::blocks": 1}
-BUDGET = {"epochs": 1, "pretraining": 1, "crops": 4, "batch_size": 2, "crop": 32, "learning_rate": 0.003}
-BUDGET |= {"val_volumes": 1, "val_slices": 1}
+FORM = {"filters": 4, "blocks": 1, "middle_blocks": 1}
+BUDGET = {"network": FORM, "epochs": 1, "pretraining": 1, "crops": 4, "batch_size": 2, "crop": 32}
+BUDGET |= {
+    "critic": {"filters": [4, 4, 8], "units": 8},
+    "learning_rate": 0.003,
+    "fine_tuning_rate": 0.003,
+    "schedule": "step",
+    "val_volumes": 1,
+    "val_slices": 1,
+}
 DETECTOR_BUDGET = {"epochs": 1, "slices": 8, "batch_size": 4, "size": 32, "learning_rate": 0.01}
-DETECTOR_BUDGET |= {"val_volumes": 1, "val_slices": 1}
-CRITIC = {"discriminator_def::filters": [4, 4, 8], "discriminator_def::units": 8}
+DETECTOR_BUDGET |= {"val_volumes": 1, "val_step": 4}
 
 
 @pytest.fixture
@@ -38,14 +44,14 @@ def start(brains, tmp_path, run):
         models = tmp_path / "models"
         models.mkdir(exist_ok=True)
         if not (models / "model.pt").is_file():
-            torch.save(MultiScaleGenerator(4, 1).state_dict(), models / "model.pt")
+            torch.save(MultiScaleGenerator(**FORM).state_dict(), models / "model.pt")
         settings = {"dataset_dir": brains, "sequence": "t1c", "output_dir": tmp_path / "runs", "ckpt_dir": models}
         if configs == ("train_detector",):
-            settings |= {"budgets": {"short": DETECTOR_BUDGET}, "ckpt_dir": models / "detector"}
+            settings |= {"budgets": {"short": DETECTOR_BUDGET}, "ckpt_dir": models / "detector", "from_scratch": True}
         elif "inference" in configs:
-            settings |= {**SMALL, "output_dir": tmp_path / "out", "detector": "foreground"}
+            settings |= {"output_dir": tmp_path / "out", "detector": "foreground"}
         else:
-            settings |= {**SMALL, **CRITIC, "budgets": {"short": BUDGET}}
+            settings |= {"budgets": {"short": BUDGET}, "degradation": "bicubic"}
         return run(*configs, **{**settings, **keys})
 
     return give
@@ -54,7 +60,10 @@ def start(brains, tmp_path, run):
 WHOLE = {"least 0": "a whole number from 0", "least 1": "a whole number from 1"}
 TRAINING = [  # what is a number at all is tested with common.settings.quantity
     ("critic_steps", WHOLE["least 1"], ("0", "x")),
-    ("critic_rate", "a number from 0", ("x",)),
+    ("critic_rate", "a number from 0 or null", ("x",)),
+    ("zoom", "a number from 1 up to 4", ("0.5",)),
+    ("ema", "a number from 0 up to 0.99999", ("1",)),
+    ("max_gradient_norm", "a number from 0 or null", ("x",)),
     ("adversarial_weight", "a number from 0", ("x", "-1")),
     ("pretraining", WHOLE["least 0"] + " or null", ("x",)),
     ("weight_clip", "a number from 1e-06 or null", ("x", "0")),
@@ -94,11 +103,13 @@ def test_a_score_that_is_none_is_named(start, wrong, line_of):
 def test_numbers_as_the_command_line_has_them(start, tmp_path):
     keys = {"critic_steps": "1", "critic_rate": "1e-5", "adversarial_weight": "0.002", "pretraining": "0"}
     keys |= {"x2_weight": "0.5", "vgg_weight": "0", "weight_clip": "0.02", "memory_gb": "0.5", "num_workers": "0"}
+    keys |= {"zoom": "1.5", "ema": "0", "max_gradient_norm": "null", "schedule": "cosine", "warmup_steps": "1"}
     workflow = start("train", promote="false", **keys)
     get = workflow.parser.get_parsed_content
     trainer = get("train::trainer")
     assert (trainer.critic_steps, trainer.adversarial_weight, trainer.generator_warmup) == (1, 0.002, 0)
-    assert get("discriminator_optimizer").param_groups[0]["lr"] == 1e-5
+    assert get("discriminator_optimizer").param_groups[0]["initial_lr"] == 1e-5
+    assert get("average").network is get("network") and get("train::patches").zoom == 1.5
     assert max(float(p.detach().abs().max()) for p in trainer.discriminator.parameters()) <= 0.02 + 1e-7
     assert get("objective") == {"mse_x2": 0.5, "mse_x4": 1, "vgg": 0}
     assert get("validate::inferer").memory_gb == 0.5
@@ -125,7 +136,7 @@ def test_memory_does_not_change_a_result(start, tmp_path, monkeypatch):
         sizes: list[int] = []
 
         def note(module, args, sizes=sizes):
-            if isinstance(module, MultiScaleGenerator):
+            if isinstance(module, SRResNet):
                 sizes.append(args[0].numel())
 
         hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
@@ -139,8 +150,14 @@ def test_memory_does_not_change_a_result(start, tmp_path, monkeypatch):
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-5 * np.abs(results[1]).max())
 
 
+def test_the_critic_has_the_generator_s_rate(start):
+    get = start("train", promote="false", critic_rate="null").parser.get_parsed_content
+    rates = [get(name).param_groups[0]["initial_lr"] for name in ("optimizer", "discriminator_optimizer")]
+    assert rates == [BUDGET["fine_tuning_rate"]] * 2
+
+
 def test_a_network_without_skip_does_not_replace_one_with_it(start, tmp_path, capsys):
-    keys = {"from_scratch": "true", "network_def::skip": "false"}  # as the command line has it
+    keys = {"from_scratch": "true", "skip": "false"}  # as the command line has it
     workflow = start("train", run_name="before", promote="false")
     assert workflow.parser.get_parsed_content("network").skip is True
     before = file_hash(tmp_path / "models" / "model.pt")
@@ -151,35 +168,65 @@ def test_a_network_without_skip_does_not_replace_one_with_it(start, tmp_path, ca
     assert "no_skip" in load_flat(tmp_path / "runs" / "plain" / "best.pt")
 
 
-def test_each_kind_of_weights_is_used_as_it_was_trained(start, tmp_path, brains, line_of):
+def test_weights_tell_their_network_everywhere(start, tmp_path):
     plain = tmp_path / "plain.pt"
-    torch.save(MultiScaleGenerator(4, 1, skip=False).state_dict(), plain)
-    other = {"weights": plain}
-    for configs in (("inference",), ("train", "evaluate"), ("train",)):
-        with pytest.raises(Exception) as error:
-            start(*configs, **other)
-        assert line_of(error) == f"{plain}: these weights belong to another network shape"
-    # a comparison reads from the weights what they are
+    torch.save(MultiScaleGenerator(3, 2, 1, skip=False).state_dict(), plain)
+    scan = tmp_path / "one.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 24, 2), np.float32) * 900, np.eye(4)), scan)
+    jobs = {("inference",): {"dataset_dir": scan, "sequence": None}, ("train",): {"promote": "false"}}
+    for configs, keys in jobs.items():
+        network = start(*configs, weights=plain, **keys).parser.get_parsed_content("network")
+        assert (network.leave.out_channels, len(network.blocks), len(network.middle)) == (3, 2, 1)
+        assert not network.skip
     both = f"{{'same': '{plain}'}}"
-    start("train", "evaluate", slices=1, run_name="e", compared=both, **other, network_def__skip=False)
+    start("train", "evaluate", slices=1, run_name="e", compared=both, weights=plain)
     rows = (tmp_path / "runs" / "e" / "scores.md").read_text(encoding="utf-8").splitlines()
     means = {cells[3].strip(): float(cells[5].split()[0]) for cells in (r.split("|") for r in rows if "mean" in r)}
     assert means["same"] == pytest.approx(means["network"], abs=0.3)  # of the whole slice, and of the region's context
     assert means["same"] < means["bicubic"] - 3
 
 
+def test_a_key_that_contradicts_the_weights_is_named(start, line_of):
+    with pytest.raises(Exception) as error:
+        start("train", filters="8")
+    assert "holds a network with filters 4, not 8; add --from_scratch true" in line_of(error)
+
+
+def test_the_stage_before_the_critic_is_a_key_away(start, tmp_path):
+    scan = tmp_path / "one.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 24, 2), np.float32) * 900, np.eye(4)), scan)
+    (tmp_path / "models").mkdir()
+    torch.save(MultiScaleGenerator(2, 1, 1).state_dict(), tmp_path / "models" / "mse.pt")
+    for variant, filters in (("mse", 2), ("msgan", 4)):
+        workflow = start("inference", variant=variant, dataset_dir=scan, sequence=None)
+        assert workflow.parser.get_parsed_content("network").leave.out_channels == filters
+
+
+def test_an_evaluation_scores_each_way_of_down_sampling(start, tmp_path):
+    start("train", "evaluate", slices=1, run_name="ways", degradation="['block', 'kspace']")
+    table = (tmp_path / "runs" / "ways" / "scores.md").read_text(encoding="utf-8")
+    assert "x4 block" in table and "x4 kspace" in table and "x4 bicubic" not in table
+
+
 def test_every_row_of_the_comparison_has_the_generator_steps_that_the_card_tells(brains, tmp_path):
-    """Critic and generator step on the same batches, so rows of equal data also have equal generator steps."""
+    """Critic and generator step on the same batches, so rows of equal data also have equal generator steps in the game.
+
+    The epochs of pre-training come on top.
+    """
     card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
     configs = dict(re.findall(r"^\| ([^|]+?)(?: \(comparison\))? \| `(\w+)\.json`", card, flags=re.MULTILINE))
-    steps = int(re.search(r"Every row had (\d+) generator steps", card)[1])
+    steps = int(re.search(r"Every row has (\d+) generator steps", card)[1])
     assert len(configs) == 8
     for row in configs:
         files = [str(CONFIGS / f"{name}.json") for name in ("train", configs[row], "comparison")]
         keys = {"dataset_dir": str(brains), "sequence": "t1c", "budget": "short", "budgets::short::crop": 32}
-        keys |= {"network_def::filters": 1, "network_def::blocks": 1, "device": "cpu", "output_dir": str(tmp_path)}
+        form = {"filters": 1, "blocks": 1, "middle_blocks": 1}
+        keys |= {"budgets::short::network": form, "device": "cpu", "output_dir": str(tmp_path)}
         workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **keys)
         trainer = workflow.initialize() or workflow.parser.get_parsed_content("train::trainer")
         share = {"generator": trainer.steps, "both": trainer.generator_steps}
-        stages = [trainer.stage(epoch) for epoch in range(1, trainer.state.max_epochs + 1)]
+        first = trainer.generator_warmup
+        assert first == (3 if row in ("GAN + pre-training", "WGAN + pre-training", "SRGAN") else 0), row
+        stages = [trainer.stage(epoch) for epoch in range(first + 1, trainer.state.max_epochs + 1)]
         assert sum(len(trainer.data_loader) * share[stage] for stage in stages) == steps, row
+        assert workflow.parser.get_parsed_content("network").skip is False, row

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+import lesion_msgan_lib
 from common.inputs import InputError
 from common.losses.perceptual import vgg_features
 from lesion_msgan_lib.losses import OutputLoss, VGGLoss
 from lesion_msgan_lib.slices import downsample
+
+CONFIGS = Path(lesion_msgan_lib.__file__).parents[1] / "configs"
 
 
 def test_each_output_meets_the_target_on_its_grid():
@@ -41,6 +47,12 @@ def test_vgg_loss_is_the_mean_squared_difference_of_features(tmp_path, layer, nu
     torch.testing.assert_close(loss(image, target), expected, rtol=1e-3, atol=0)
     # units do not matter
     torch.testing.assert_close(loss(100 * image + 5, 100 * target + 5), expected, rtol=1e-3, atol=0)
+
+
+def test_the_vgg_term_has_srgan_s_scale():
+    """SRGAN divides features by 12.75; squared, that is its weight of 0.006, so features are not divided here again."""
+    weight = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["vgg_weight"]
+    assert weight == pytest.approx(1 / 12.75**2, rel=0.03)
 
 
 def test_vgg_loss_is_off_without_weights_and_says_so(caplog):

@@ -9,7 +9,7 @@ from torch import nn
 
 from common.losses.adversarial import gradient_penalty
 from common.weights import fits
-from lesion_msgan_lib.networks import Critic, MultiScaleGenerator, SRResNet, fold, grow, interpolate
+from lesion_msgan_lib.networks import Critic, MultiScaleGenerator, SRResNet, fold, interpolate
 
 
 def small(kind=MultiScaleGenerator, **kwargs):
@@ -102,26 +102,38 @@ def test_folded_network_computes_the_same(network):
     assert sum(counts) == 30 * network.multiplications
 
 
-@pytest.mark.parametrize("filters", [4, 6])
-def test_grown_weights_compute_the_same_and_can_learn(filters):
-    first = lively(MultiScaleGenerator(4, blocks=1, middle_blocks=1))
-    large = MultiScaleGenerator(filters, blocks=3, middle_blocks=2)
-    large.load_state_dict(grow(first.state_dict(), large))
-    image = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(large.eval()(image), first.eval()(image))
-    for made, expected in zip(large.train()(image), first.train()(image), strict=True):  # batch statistics too
-        torch.testing.assert_close(made, expected)
-    large(image)[1].square().sum().backward()
-    assert large.blocks[2].second_norm.weight.grad.abs().sum() > 0
-    assert (large.head_x4.weight.grad[:, 4:] != 0).any() or filters == 4
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(MultiScaleGenerator(4, 2, 1), MultiScaleGenerator(6, 1, 3, skip=False), SRResNet(4, 3)),
+        *(SRResNet(4, 1, x2_head=True), SRResNet(5, 2, middle_blocks=1, skip=False)),
+    ],
+)
+def test_weights_tell_their_form(network):
+    state = network.state_dict()
+    made = type(network)(**type(network).form_of(state))
+    assert fits(state, made) and made.skip == network.skip
+    assert fits(state, SRResNet(**SRResNet.form_of(state)))  # the family's one class builds any of them
 
 
-def test_weights_that_cannot_grow_are_refused():
-    large = MultiScaleGenerator(6, blocks=3, middle_blocks=2)
-    assert grow(large.state_dict(), MultiScaleGenerator(6, 1, 1)) is None  # shrinking is not for this
-    assert grow(MultiScaleGenerator(8, 1, 1).state_dict(), large) is None
-    assert grow(SRResNet(6, 1).state_dict(), large) is None  # no x2 head
-    assert grow({"other": torch.zeros(1)}, large) is None and grow({}, large) is None
+@pytest.mark.parametrize(("kind", "state"), [(SRResNet, {}), (SRResNet, {"leave.weight": torch.zeros(3)})])
+def test_weights_of_something_else_have_no_form(kind, state):
+    with pytest.raises(ValueError, match="not the weights"):
+        kind.form_of(state)
+
+
+def test_an_srresnet_is_no_multi_scale_generator():
+    with pytest.raises(ValueError, match="no x2 head"):
+        MultiScaleGenerator.form_of(SRResNet(4, 1).state_dict())
+
+
+def test_autocast_leaves_the_heads_in_float32():
+    network, seen = lively(small()).train(), {}
+    network.head_x4.register_forward_hook(lambda _, given, out: seen.update(x4=out.dtype, given=given[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x2, x4 = network(torch.randn(1, 1, 6, 6))
+    assert seen == {"x4": torch.float32, "given": torch.bfloat16}  # the body is in bfloat16
+    assert x2.dtype == x4.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", [SRResNet, MultiScaleGenerator])
@@ -131,12 +143,6 @@ def test_weights_with_and_without_skip_are_not_taken_for_each_other_s(kind):
     assert not fits(added.state_dict(), plain) and not fits(plain.state_dict(), added)
     assert all(tensor.is_floating_point() for name, tensor in plain.state_dict().items() if "tracked" not in name)
     assert fits(plain.state_dict(), small(kind, skip=False)) and fits(added.state_dict(), small(kind, skip="true"))
-    for one, other in ((added, plain), (plain, added)):
-        assert grow(one.state_dict(), other) is None
-    deeper = kind(6, blocks=3, skip=False)
-    deeper.load_state_dict(grow(lively(plain).state_dict(), deeper))
-    image = torch.randn(1, 1, 6, 7)
-    torch.testing.assert_close(deeper.eval()(image), plain.eval()(image))
 
 
 @pytest.mark.parametrize("folded", [False, True])

@@ -12,10 +12,11 @@ from ignite.engine import Engine
 from torch import nn
 
 from common.inputs import InputError
+from common.losses import WeightedLoss
 from common.trainers import AdversarialTrainer
 from lesion_msgan_lib import metrics, training
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet
-from lesion_msgan_lib.training import compared_networks, expected_seconds, objective
+from lesion_msgan_lib.training import MSEAlone, compared_networks, expected_seconds, objective, schedule, weights_of
 
 
 def test_the_objective_s_weights():
@@ -26,6 +27,48 @@ def test_the_objective_s_weights():
             objective(wrong, 1.0, 0, None)
         with pytest.raises(InputError, match="vgg_weight must be a number from 0; got"):
             objective(1, 1.0, wrong, None)
+
+
+def rates(kind, epochs, pretraining=0, warmup=0):
+    """The learning rate of every iteration of a run with five per epoch, of 1 at most."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, seen = schedule(optimizer, kind, 5, epochs, pretraining, warmup), []
+    for _ in range(5 * (epochs + pretraining)):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_the_paper_s_rate_falls_to_a_tenth_in_the_middle_of_the_game():
+    assert rates("step", 4) == pytest.approx([1.0] * 10 + [0.1] * 10)
+    assert rates("step", 4, pretraining=2) == pytest.approx([1.0] * 20 + [0.1] * 10)  # its epochs come on top
+    assert rates("step", 1) == pytest.approx([1.0] * 5)
+
+
+def test_the_other_rate_rises_and_falls_to_0():
+    seen = rates("cosine", 4, pretraining=2, warmup=6)
+    assert seen[:7] == pytest.approx([i / 6 for i in range(7)]) and max(seen) == 1
+    assert seen[6:] == sorted(seen[6:], reverse=True) and seen[-1] < 0.01 and seen[18] == pytest.approx(0.5)
+    with pytest.raises(InputError, match="schedule must be step or cosine"):
+        rates("linear", 4)
+
+
+def test_pre_training_is_mse_alone():
+    loss = WeightedLoss(
+        {n: nn.MSELoss() for n in ("mse_x2", "mse_x4", "vgg")}, {"mse_x2": 0.5, "mse_x4": 1, "vgg": 0.006}
+    )
+    engine = Engine(lambda engine, batch: seen.append(dict(loss.weights)))
+    engine.generator_warmup, seen = 1, []
+    MSEAlone(loss).attach(engine)
+    engine.run([0], max_epochs=3)
+    assert seen == [{"mse_x2": 0.5, "mse_x4": 1, "vgg": 0}] + 2 * [{"mse_x2": 0.5, "mse_x4": 1, "vgg": 0.006}]
+
+
+def test_a_variant_of_the_shipped_weights():
+    assert [weights_of("models", name) for name in ("msgan", "mse")] == ["models/model.pt", "models/mse.pt"]
+    with pytest.raises(InputError, match="variant must be msgan or mse"):
+        weights_of("models", "gan")
 
 
 @pytest.mark.parametrize(
@@ -51,8 +94,8 @@ def test_weights_of_something_else(tmp_path):
     torch.save(nn.Conv2d(1, 1, 3).state_dict(), tmp_path / "w.pt")
     state = SRResNet(4, 1).state_dict()
     torch.save({**state, "enter.0.weight": torch.zeros(2, 2)}, tmp_path / "v.pt")
-    for name in "wv":
-        with pytest.raises(InputError, match="not the weights of one of this bundle's generators"):
+    for name, text in (("w", "w.pt: holds no weights of a SRResNet"), ("v", "v.pt: these weights belong to another")):
+        with pytest.raises(InputError, match=text):
             compared_networks({"a": str(tmp_path / f"{name}.pt")}, "cpu")
     for name in ("truth", "network", "label", "../a", ""):
         with pytest.raises(InputError, match="is taken or no plain name"):

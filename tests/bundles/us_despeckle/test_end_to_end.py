@@ -232,9 +232,7 @@ def test_inference_keeps_size_kind_and_margins(weights, tmp_path, capsys, run):
     facts = json.loads((tmp_path / "out" / "a" / "frame_despeckled.png.provenance.json").read_text(encoding="utf-8"))
     assert (facts["bundle"], facts["input"]) == ("us_despeckle", "frame.png")
     assert (tmp_path / "out" / "a" / "frame_despeckled.png.histogram.png").is_file()
-    run(
-        "inference", **{**keys, "dataset_dir": source, "histograms": "false", "output_dir": tmp_path / "one"}
-    )
+    run("inference", **{**keys, "dataset_dir": source, "histograms": "false", "output_dir": tmp_path / "one"})
     assert sorted(p.suffix for p in (tmp_path / "one").iterdir()) == [".json", ".png"]
 
 
