@@ -67,11 +67,12 @@ class AugmentCased(Transform):
         masks = {name: foreground_mask(torch.as_tensor(image)).numpy() for name, image in images.items()}
         brain = np.logical_and.reduce(list(masks.values()))
         if random.random() < self.tumour and brain.any():
-            parts, labels = tumour(random, brain)
+            window, parts, labels = tumour(random, brain)
             for column, name in enumerate(SEQUENCES):
-                images[name] = _pasted(random, images[name], brain, parts, column)
-            seg = np.array(out["seg"][0]).round() if "seg" in out else np.zeros(brain.shape)
-            seg = np.where(labels > 0, labels, seg).astype(np.float32)
+                median = float(np.median(images[name][brain]))
+                images[name][window] = _pasted(random, images[name][window], median, parts, column)
+            seg = np.array(out["seg"][0], dtype=np.float32).round() if "seg" in out else np.zeros(brain.shape, np.float32)
+            seg[window] = np.where(labels > 0, labels, seg[window])
             out["seg"] = like_image(torch.as_tensor(seg)[None], out[SEQUENCES[0]])
         for name in SEQUENCES:
             image, mask = images[name], masks[name]
@@ -85,7 +86,9 @@ class AugmentCased(Transform):
         return out
 
 
-def tumour(random: np.random.Generator, brain: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def tumour(
+    random: np.random.Generator, brain: np.ndarray
+) -> tuple[tuple[slice, ...], dict[str, np.ndarray], np.ndarray]:
     """A ragged tumour somewhere in a brain.
 
     Args:
@@ -93,31 +96,44 @@ def tumour(random: np.random.Generator, brain: np.ndarray) -> tuple[dict[str, np
         brain: mask ``(H, W, D)``.
 
     Returns:
-        Soft masks in the order in which they cover each other, and the labels of BraTS 2023.
+        The window of the image around it, its soft masks there in the order in which they cover each other, and the
+        labels of BraTS 2023 there.
     """
-    shape = brain.shape
     depth = ndimage.distance_transform_edt(brain)
-    radius = min(random.uniform(*RADIUS), 0.6 * float(depth.max()))
-    places = np.argwhere(depth >= min(radius, float(depth.max())))
+    deepest = float(depth.max())
+    radius, extent = min(random.uniform(*RADIUS), 0.6 * deepest), random.uniform(*REACH)
+    places = np.argwhere(depth >= min(radius, deepest))
     centre = places[random.integers(len(places))]
-    axes = np.ogrid[tuple(slice(0, n) for n in shape)]
+    around = int(2 * radius + 2.5 * extent)
+    window = tuple(slice(max(c - around, 0), c + around + 1) for c in centre)
+    inside = brain[window]
+    axes = np.ogrid[tuple(slice(0, n) for n in inside.shape)]
     stretch = random.uniform(0.75, 1.3, size=3)
-    distance = np.sqrt(sum(((a - c) / s) ** 2 for a, c, s in zip(axes, centre, stretch, strict=True)))
-    distance = distance + 0.15 * radius * smooth_field(random, shape, 7.0) + 0.6 * smooth_field(random, shape, 2.5)
-    rim = np.clip(random.uniform(*RIM) * (1 + 0.4 * smooth_field(random, shape, 6.0)), 0.8, 0.7 * radius)
-    reach = radius + random.uniform(*REACH) * (1 + 0.5 * smooth_field(random, shape, 8.0))
+    offsets = [a - (c - w.start) for a, c, w in zip(axes, centre, window, strict=True)]
+    distance = np.sqrt(sum((offset / s) ** 2 for offset, s in zip(offsets, stretch, strict=True)))
+    ragged = 0.15 * radius * smooth_field(random, inside.shape, 7.0) + 0.6 * smooth_field(random, inside.shape, 2.5)
+    distance = distance + ragged
+    rim = random.uniform(*RIM) * (1 + 0.4 * smooth_field(random, inside.shape, 6.0))
+    reach = radius + extent * (1 + 0.5 * smooth_field(random, inside.shape, 8.0)).clip(0, 2)
     parts = {"oedema": step(reach - distance, 0.8), "rim": step(radius - distance, 0.3)}
-    parts["core"] = step(radius - rim - distance, 0.3)
-    parts = {name: (part * brain).astype(np.float32) for name, part in parts.items()}
+    parts["core"] = step(radius - rim.clip(0.8, max(0.7 * radius, 0.8)) - distance, 0.3)
+    parts = {name: (part * inside).astype(np.float32) for name, part in parts.items()}
     labels = np.select([parts["core"] > 0.5, parts["rim"] > 0.5, parts["oedema"] > 0.5], [1, 3, 2], 0)
-    return parts, labels
+    return window, parts, labels
 
 
 def _pasted(
-    random: np.random.Generator, image: np.ndarray, brain: np.ndarray, parts: dict[str, np.ndarray], column: int
+    random: np.random.Generator, image: np.ndarray, median: float, parts: dict[str, np.ndarray], column: int
 ) -> np.ndarray:
-    """A sequence with the tumour in it, in the sequence's own units."""
-    median = float(np.median(image[brain]))
+    """A sequence's window with the tumour in it, in the sequence's own units.
+
+    Args:
+        random: source of randomness.
+        image: ``(H, W, D)``.
+        median: of the sequence's brain.
+        parts: soft masks of the tumour.
+        column: of the sequence.
+    """
     texture = KEPT * (image - median) + 0.05 * median * smooth_field(random, image.shape, 3.0)
     for name, part in parts.items():
         level = median * random.uniform(*BRIGHTNESS[name][column])
