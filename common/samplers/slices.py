@@ -54,8 +54,9 @@ class RandomStacks(Dataset):
     disk (a ``PersistentDataset``) needs the memory of one group. In an epoch with fewer samples than all volumes have
     slices, each volume gives the same number of samples, up to one.
 
-    Volumes may be stored in half precision; samples are float32. Images are interpolated linearly where they are turned, masks (the channels of "label" after the first) are taken
-    from the nearest pixel; what comes in from outside is 0.
+    Volumes may be stored in half precision; samples are float32. Images are interpolated linearly where they are
+    turned, masks (the channels of "label" after the first) are taken from the nearest pixel; what comes in from
+    outside is 0.
 
     Args:
         volumes: items ``{"image": (C, H, W, D), "label": (L, H, W, D)}``, such as a ``CacheDataset``.

@@ -71,7 +71,9 @@ class AugmentCased(Transform):
             for column, name in enumerate(SEQUENCES):
                 median = float(np.median(images[name][brain]))
                 images[name][window] = _pasted(random, images[name][window], median, parts, column)
-            seg = np.array(out["seg"][0], dtype=np.float32).round() if "seg" in out else np.zeros(brain.shape, np.float32)
+            seg = np.zeros(brain.shape, np.float32)
+            if "seg" in out:
+                seg += np.array(out["seg"][0]).round()
             seg[window] = np.where(labels > 0, labels, seg[window])
             out["seg"] = like_image(torch.as_tensor(seg)[None], out[SEQUENCES[0]])
         for name in SEQUENCES:

@@ -99,8 +99,10 @@ def test_blur_across_slices_takes_detail_along_one_axis(case):
             brain = case[name][0] > 0
             shares = []
             for axis in range(3):
-                detail = [float((x[0].diff(dim=axis).abs() * brain.narrow(axis, 0, brain.shape[axis] - 1)).mean())
-                          for x in (made[name], case[name])]
+                detail = [
+                    float((x[0].diff(dim=axis).abs() * brain.narrow(axis, 0, brain.shape[axis] - 1)).mean())
+                    for x in (made[name], case[name])
+                ]
                 shares.append(detail[0] / detail[1])
             seen.add(int(np.argmin(shares)))
             assert min(shares) < 0.96
