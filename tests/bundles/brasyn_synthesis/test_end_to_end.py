@@ -110,7 +110,7 @@ def test_every_overlay_trains(train, tmp_path, overlay):
     papers = overlay.startswith("paper")
     assert (network.full is None, network.last_skip is None) == (papers, papers)
     trainer = workflow.parser.get_parsed_content("train::trainer")
-    playing = any(word in overlay for word in ("adversarial", "combined", "width"))
+    playing = any(word in overlay for word in ("adversarial", "combined", "width"))  # in the first epoch
     assert trainer.stage(1) == ("both" if playing else "generator")
     assert not (tmp_path / "models" / "model.pt").exists()
 
