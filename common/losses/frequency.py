@@ -19,7 +19,8 @@ class FrequencyLoss(nn.Module):
     ``high``, with the transform not normalised, as in the authors' code of fRegGAN (``my_model_utils.fft2d_loss``).
     That code multiplies the sum by a lambda of 0.1 (``freq_lamda`` of its paper's runs), here ``factor``, so that this
     loss stands in the paper's sums of losses with the weight 1 that they give it; without it, its gradient is about ten
-    times that of the other terms together. Phases are not compared, so the loss is meant beside others.
+    times that of the other terms together. Their images lie in [-1, 1]: for images in [0, 1] a ``factor`` of 0.2 gives
+    the same loss. Phases are not compared, so the loss is meant beside others.
 
     Args:
         radius: of the low frequencies, in entries of the centred spectrum.

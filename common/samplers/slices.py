@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,9 @@ class RandomStacks(Dataset):
     disk (a ``PersistentDataset``) needs the memory of one group. In an epoch with fewer samples than all volumes have
     slices, each volume gives the same number of samples, up to one.
 
-    Images are interpolated linearly where they are turned, masks (the channels of "label" after the first) are taken
-    from the nearest pixel; what comes in from outside is 0.
+    Volumes may be stored in half precision; samples are float32. Images are interpolated linearly where they are
+    turned, masks (the channels of "label" after the first) are taken from the nearest pixel; what comes in from
+    outside is 0.
 
     Args:
         volumes: items ``{"image": (C, H, W, D), "label": (L, H, W, D)}``, such as a ``CacheDataset``.
@@ -64,9 +65,13 @@ class RandomStacks(Dataset):
         stacks: samples per epoch.
         neighbours: k, odd: slices per input.
         axes: which axes slices may lie across.
-        flip: probability of a horizontal flip (of the second in-plane axis).
+        flip: probability of a flip of ``flip_axis``: left to right where that axis runs from left to right, the one
+            flip that gives a plausible head. Of slices across that axis, the neighbours change places.
+        flip_axis: spatial axis of the volumes that is flipped.
         angle: largest turn in degrees.
         turn: probability of a turn, uniform in ``[-angle, angle]``.
+        transform: further augmentation, a function of a sample's image, its label and a NumPy generator that returns
+            both; None for none.
         resident: volumes held at a time; None where ``volumes`` holds them itself.
         seed: start of all randomness.
 
@@ -85,6 +90,8 @@ class RandomStacks(Dataset):
         flip: float = 0.5,
         angle: float = 15.0,
         turn: float = 0.5,
+        flip_axis: int = 0,
+        transform: Callable | None = None,
         resident: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -93,6 +100,7 @@ class RandomStacks(Dataset):
             raise ValueError(f"need odd neighbours and a pad of at least {size}, got {neighbours} and {pad}")
         self.volumes, self.pad, self.stacks, self.neighbours = volumes, int(pad), int(stacks), neighbours
         self.axes, self.flip, self.angle, self.turn = tuple(axes), flip, angle, turn
+        self.flip_axis, self.transform = flip_axis, transform
         self.resident, self.seed, self.epoch = resident, seed, 0
         self._held: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._boxes: dict[int, list[slice]] = {}
@@ -118,8 +126,8 @@ class RandomStacks(Dataset):
         # only the box that is not 0 is read: a brain fills a third of its volume
         box = self._boxes[number]
         inner = (slice(None), *box)
-        inputs = slice_stacks(image[inner], axis, [position - box[axis].start], self.neighbours)[0]
-        truth = label[inner].select(axis + 1, position - box[axis].start)
+        inputs = slice_stacks(image[inner], axis, [position - box[axis].start], self.neighbours)[0].float()
+        truth = label[inner].select(axis + 1, position - box[axis].start).float()
         shape, corner = ([x[a] for a in range(3) if a != axis] for x in (image.shape[1:], [b.start for b in box]))
         # where the sample starts in the slice, which lies in the middle of the padded one
         start = [int(random.integers(max(self.pad, n) - p + 1)) for n, p in zip(shape, self.size, strict=True)]
@@ -132,8 +140,18 @@ class RandomStacks(Dataset):
             first = [s - c for s, c in zip(start, corner, strict=True)]
             inputs, truth = (_window(x, first, self.size) for x in (inputs, truth))
         if flipped:
-            inputs, truth = inputs.flip(-1), truth.flip(-1)
+            inputs, truth = self._flipped(inputs, truth, axis)
+        if self.transform is not None:
+            inputs, truth = self.transform(inputs, truth, random)
         return {"image": inputs, "label": truth}
+
+    def _flipped(self, image: torch.Tensor, label: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A stack and its label of the volume flipped along ``flip_axis``."""
+        if axis == self.flip_axis:
+            return image.unflatten(0, (-1, self.neighbours)).flip(1).flatten(0, 1), label
+        others = [a for a in range(3) if a != axis]
+        side = others.index(self.flip_axis) - 2
+        return image.flip(side), label.flip(side)
 
     def _volume_of(self, index: int) -> int:
         """Volume of a sample; the order of an epoch is made once."""

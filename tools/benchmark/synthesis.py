@@ -31,6 +31,7 @@ from monai.transforms import (
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import inputs_of, training_cases
 from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path
+from brasyn_synthesis_lib.networks import Generator
 from common.console import say
 from common.sample_data import write_brain_cases
 from common.sample_data.brain import SEQUENCES
@@ -172,7 +173,6 @@ def _views(volume: Sequence[int], width: int, device: torch.device) -> tuple[Com
             "output_dir": str(folder / "results"),
             "ckpt_dir": str(folder / "models"),
             "device": str(device),
-            "network_def::width": width,
             "inferer::progress": False,
         }
         workflow = ConfigWorkflow(
@@ -183,7 +183,7 @@ def _views(volume: Sequence[int], width: int, device: torch.device) -> tuple[Com
         weights = folder / "models" / "model.pt"
         landmarks = fit(training_cases(source.parent), TARGET)
         landmarks.save(landmarks_path(weights))
-        network = workflow.parser.get_parsed_content("network_def", instantiate=True)
+        network = Generator(width=width)
         bind(network, landmarks)
         torch.save(network.state_dict(), weights)
         evaluator, dataset = (workflow.parser.get_parsed_content(key) for key in ("evaluator", "dataset"))
@@ -262,6 +262,7 @@ def _memory(volume: Sequence[int], cases: int) -> tuple[Comparison, str]:
             "dataset_dir": str(folder / "cases"),
             "output_dir": str(folder / "runs"),
             "ckpt_dir": str(folder / "models"),
+            "from_scratch": "true",
             "cache_dir": str(folder / "cache"),
             "device": "cpu",
             "budgets": str({"short": budget}),

@@ -10,6 +10,17 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"brasyn_synthesis needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import data, heldout, inferers, landmarks, metrics, networks, promotion, training, transforms
+from . import augmentation, data, heldout, inferers, landmarks, metrics, networks, promotion, training, transforms
 
-__all__ = ["data", "heldout", "inferers", "landmarks", "metrics", "networks", "promotion", "training", "transforms"]
+__all__ = [
+    "augmentation",
+    "data",
+    "heldout",
+    "inferers",
+    "landmarks",
+    "metrics",
+    "networks",
+    "promotion",
+    "training",
+    "transforms",
+]

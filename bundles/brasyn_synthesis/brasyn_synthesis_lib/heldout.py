@@ -36,7 +36,7 @@ RESIDENT = 8  # volumes in memory where the others lie on disk
 def on_disk(entries: Sequence[dict[str, Any]], memory_gb: float) -> bool:
     """Whether decoded cases would take more than half of the memory, told from the first one's header."""
     voxels = np.prod(_shape_of(entries[0]["image"]), dtype=np.float64) if entries else 0
-    return len(entries) * voxels * CHANNELS * 4 > HEADROOM * float(memory_gb) * 2**30
+    return len(entries) * voxels * CHANNELS * 2 > HEADROOM * float(memory_gb) * 2**30
 
 
 def _shape_of(path: str) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ def regression_of(volumes: Iterable[dict[str, Any]]) -> list[float]:
     """Weights of the inputs and a bias that fit the truth best over the brains of training volumes."""
     left, right = 0.0, 0.0
     for item in volumes:
-        image, label = (torch.as_tensor(item[key]).as_subclass(torch.Tensor) for key in ("image", "label"))
+        image, label = (torch.as_tensor(item[key]).as_subclass(torch.Tensor).float() for key in ("image", "label"))
         brain = label[2] > 0.5
         matrix, vector = _normal_equations(_with_ones(image, brain), label[0][brain])
         left, right = left + matrix, right + vector
@@ -161,7 +161,7 @@ class HeldOutCases(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.volumes[index]
-        image, label = (torch.as_tensor(item[key]).as_subclass(torch.Tensor) for key in ("image", "label"))
+        image, label = (torch.as_tensor(item[key]).as_subclass(torch.Tensor).float() for key in ("image", "label"))
         window = middle_window(label[2] > 0.5, None if self.slices is None else [*image.shape[1:3], self.slices])
         image, label = (x[(slice(None), *window)] for x in (image, label))
         single = image * (item["scale"] / self.landmarks.scale)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 
 from common.inferers import ViewsInferer
 from common.settings import optional
-from common.weights import bare, load_into
+from common.weights import bare, build, load_into
 
 from .data import weights_of
 from .landmarks import check_bound
@@ -63,7 +62,7 @@ class TargetInferer(Inferer):
     """Nine views with the weights of the sequence that a case lacks.
 
     The target and its landmarks' hash stand in the image's meta data (``transforms.StandardiseInputsd``). A network
-    whose weights belong to them is used as it is; else the target's weights are loaded into a copy of it, once. The
+    whose weights belong to them is used as it is; else that of the target's own weights is built, once. The
     volume is worked on in the axes right, anterior, superior, as in training, and the result brought back.
 
     Args:
@@ -111,7 +110,8 @@ class TargetInferer(Inferer):
         device = next(network.parameters()).device
         key = (path, os.path.getmtime(path) if os.path.isfile(path) else None, str(device))
         if key not in self._loaded:
-            self._loaded = {key: load_into(copy.deepcopy(bare(network)), path).eval()}
+            own = load_into(build(type(bare(network)), path, {}), path)
+            self._loaded = {key: own.to(device).eval()}
         check_bound(self._loaded[key], digest)
         return self._loaded[key]
 

@@ -22,7 +22,7 @@ from common.readers import LoadScan
 from common.runs import is_main_process
 from common.settings import boolean
 from common.transforms.intensity import PERCENTILES, fit_landmarks, foreground_mask, standardise
-from common.weights import bare, fits, load_flat
+from common.weights import bare
 
 from .data import SEQUENCES
 
@@ -141,7 +141,6 @@ def prepare(
     entries: Sequence[dict],
     target: str,
     folder: Any,
-    network: nn.Module,
 ) -> Landmarks:
     """Landmarks of a run: those of the run that goes on, of the starting weights, or new ones for random weights.
 
@@ -153,14 +152,11 @@ def prepare(
         entries: training cases, to learn from.
         target: the sequence to make.
         folder: the run's folder.
-        network: what is trained; weights of another shape are no starting weights.
     """
     own = landmarks_path(Path(folder) / "best.pt")
     if boolean(resume) and own.is_file():
         return read(own, target)
-    given = landmarks_path(weights)
-    starts = not boolean(from_scratch) and Path(weights).is_file() and fits(load_flat(weights), network)
-    landmarks = read(given, target) if starts else fit(entries, target)
+    landmarks = fit(entries, target) if boolean(from_scratch) else read(landmarks_path(weights), target)
     if is_main_process():
         landmarks.save(own)
     return landmarks

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from monai.networks.layers.utils import get_norm_layer
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -14,6 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 __all__ = ["Discriminator", "Generator"]
 
 HASH_BYTES = 32  # of SHA-256
+NORMS = (None, "batch", "instance")
 
 
 class Generator(nn.Module):
@@ -21,16 +24,16 @@ class Generator(nn.Module):
 
     Each level down doubles the channels up to eight times ``width``. Each level up enlarges twofold by nearest
     neighbours and convolves 3x3 (``EnlargedConv``): no transposed convolution, whose checkerboards would show. The
-    output is CeLU, above -1. Nothing is normalised: the paper names no normalisation, and the batch normalisation of
-    pix2pix needs the paper's batches of 64 (with 8 it made results worse than a linear regression).
+    output is CeLU, above -1. The paper's network is ``Generator(width=64, depth=8, full_width=0, linear_skip=False)``.
 
     At sizes that are multiples of 2^depth (256 for the paper's eight levels) this is the paper's network; other sizes
     work too: each level rounds its size up, and what is enlarged is cut to the size of its skip.
 
-    Departs from the paper: a last level at full resolution, as the first of the U-Net (Ronneberger et al. 2015), sees
-    the stack itself through one convolution, and a linear convolution of the stack is added to its result, since
-    features of half the resolution alone blur vessels and edges. The width of the shipped weights is 28, the paper's
-    (of the network it adapts) 64.
+    Departs from the paper: with ``full_width`` a last level at full resolution, as the first of the U-Net (Ronneberger
+    et al. 2015), sees the stack itself through one convolution; with ``linear_skip`` a linear convolution of the stack
+    is added to the result. Features of half the resolution alone blur vessels and edges. Both are off in
+    ``configs/paper_*.json``. The compact network has fewer levels and channels than the paper's eight levels and (of
+    the network it adapts) 64 channels.
 
     The buffer ``landmarks`` holds the hash of the landmarks that the weights were trained with, so that they cannot be
     used with others; zeros before training.
@@ -39,35 +42,82 @@ class Generator(nn.Module):
         in_channels: sequences times neighbouring slices.
         width: channels of the first level.
         depth: levels.
-        full_width: channels at full resolution.
+        full_width: channels at full resolution; 0 leaves that level out.
+        linear_skip: whether the result is added to a linear convolution of the stack.
+        norm: ``batch`` or ``instance`` normalisation (affine) between convolution and Mish, save in the outermost and
+            the innermost level as in pix2pix (Isola et al. 2017); None, as the paper names none. Batch normalisation
+            needs the paper's batches of 64: with 8 it made results worse than a linear regression.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or another ``norm``.
     """
 
-    def __init__(self, in_channels: int = 9, width: int = 28, depth: int = 8, full_width: int = 16) -> None:
+    def __init__(
+        self,
+        in_channels: int = 9,
+        width: int = 28,
+        depth: int = 4,
+        full_width: int = 16,
+        linear_skip: bool = True,
+        norm: str | None = None,
+    ) -> None:
         super().__init__()
-        if min(in_channels, width, depth, full_width) < 1:
+        if min(in_channels, width, depth, full_width + 1) < 1:
             numbers = f"{in_channels} channels, width {width}, depth {depth}, full width {full_width}"
             raise ValueError(f"need positive numbers, got {numbers}")
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
         channels = [in_channels, *[width * min(2**level, 8) for level in range(depth)]]
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[i], channels[i + 1], 3, 2, 1), nn.Mish()) for i in range(depth)
+            _level(nn.Conv2d(channels[i], channels[i + 1], 3, 2, 1), norm if 0 < i < depth - 1 else None)
+            for i in range(depth)
         )
         self.up = nn.ModuleList(
-            nn.Sequential(EnlargedConv(channels[i + 1] * (1 if i == depth - 1 else 2), channels[i]), nn.Mish())
+            _level(EnlargedConv(channels[i + 1] * (1 if i == depth - 1 else 2), channels[i]), norm)
             for i in range(depth - 1, 0, -1)
         )
-        self.full = EnlargedConv(channels[1] * (1 if depth == 1 else 2), full_width)
-        self.full_skip = nn.Conv2d(in_channels, full_width, 3, padding=1, bias=False)
-        self.last = nn.Conv2d(full_width, 1, 3, padding=1)
-        self.last_skip = nn.Conv2d(in_channels, 1, 3, padding=1, bias=False)
+        inner = channels[1] * (1 if depth == 1 else 2)
+        self.full: nn.Module | None = None
+        self.full_skip: nn.Module | None = None
+        if full_width:
+            self.full = EnlargedConv(inner, full_width)
+            self.full_skip = nn.Conv2d(in_channels, full_width, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(full_width, 1, 3, padding=1) if full_width else EnlargedConv(inner, 1)
+        self.last_skip = nn.Conv2d(in_channels, 1, 3, padding=1, bias=False) if linear_skip else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # keeps the size of features over many levels (He et al. 2015)
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.register_buffer("landmarks", torch.zeros(HASH_BYTES, dtype=torch.uint8))
+
+    @staticmethod
+    def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Constructor arguments of the network that a state dict belongs to, from names and shapes.
+
+        Raises:
+            ValueError: the state dict is not one of this class.
+        """
+        first, full = state.get("down.0.0.weight"), state.get("full.weight")
+        if first is None or first.ndim != 4:
+            raise ValueError("there is no down.0.0.weight")
+        norm = None
+        if "up.0.1.weight" in state:
+            norm = "batch" if "up.0.1.running_mean" in state else "instance"
+        form = {
+            "in_channels": first.shape[1],
+            "width": first.shape[0],
+            "depth": sum(f"down.{i}.0.weight" in state for i in range(len(state))),
+            "full_width": 0 if full is None else full.shape[0],
+            "linear_skip": "last_skip.weight" in state,
+            "norm": norm,
+        }
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in Generator(**form).state_dict().items()}
+        for name in sorted(shapes.keys() | state.keys()):
+            if name not in shapes or name not in state or state[name].shape != shapes[name]:
+                raise ValueError(f"{name} is not what a generator of {form} has")
+        return form
 
     @torch.no_grad()
     def start_linear(self, weights: Sequence[float], bias: float) -> None:
@@ -76,7 +126,12 @@ class Generator(nn.Module):
         Args:
             weights: one per sequence.
             bias: added to all.
+
+        Raises:
+            ValueError: a network without ``linear_skip``.
         """
+        if self.last_skip is None:
+            raise ValueError("a network without linear_skip cannot start as a linear combination")
         neighbours = self.last_skip.in_channels // len(weights)
         self.last.weight.zero_()
         self.last.bias.fill_(bias)
@@ -87,7 +142,8 @@ class Generator(nn.Module):
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
         """Middle slice ``(B, 1, H, W)`` of the missing sequence, above -1, of stacks ``(B, in_channels, H, W)``.
 
-        Inputs and output are standardised and scaled to [0, 1], background 0.
+        Inputs and output are standardised and scaled to [0, 1], background 0. The sum before the output is float32
+        under autocast, too.
         """
         skips = [stack]
         for level in self.down:
@@ -96,8 +152,19 @@ class Generator(nn.Module):
         for level in self.up:
             skip = skips.pop()
             features = torch.cat([_cut(level(features), skip), skip], dim=1)
-        full = F.mish(_cut(self.full(features), stack) + self.full_skip(stack))
-        return F.celu(self.last(full) + self.last_skip(stack))
+        if self.full is not None and self.full_skip is not None:
+            features = F.mish(_cut(self.full(features), stack) + self.full_skip(stack))
+        made = _cut(self.last(features), stack).float()
+        if self.last_skip is not None:
+            made = made + self.last_skip(stack).float()
+        return F.celu(made)
+
+
+def _level(conv: nn.Conv2d, norm: str | None) -> nn.Sequential:
+    layers: list[nn.Module] = [conv]
+    if norm is not None:
+        layers.append(get_norm_layer((norm, {"affine": True}), spatial_dims=2, channels=conv.out_channels))
+    return nn.Sequential(*layers, nn.Mish())
 
 
 class EnlargedConv(nn.Conv2d):
@@ -149,18 +216,23 @@ def _cut(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class Discriminator(nn.Module):
     """Five-layer PatchGAN with spectral normalisation, of the target's slice alone (sec. 2.2, eq. 5 and 6).
 
-    MONAI's ``PatchDiscriminator`` with ``num_layers_d=3`` has just five convolutions, 4x4.
-
-    Departs from the paper: spectral normalisation takes the place of batch normalisation, which would let slices of a
-    batch depend on each other.
+    MONAI's ``PatchDiscriminator`` with ``num_layers_d=3`` has just five convolutions, 4x4. The three in the middle have
+    instance normalisation and a bias by default, as in pix2pix's code; the paper names spectral normalisation alone.
 
     Args:
         width: channels of the first convolution.
+        norm: of the three middle convolutions: ``instance``, ``batch`` (pix2pix; slices of a batch then depend on each
+            other) or None.
+
+    Raises:
+        ValueError: another ``norm``.
     """
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, norm: str | None = "instance") -> None:
         super().__init__()
-        network = PatchDiscriminator(spatial_dims=2, channels=width, in_channels=1, num_layers_d=3, norm=None)
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
+        network = PatchDiscriminator(2, channels=width, in_channels=1, num_layers_d=3, bias=True, norm=norm)
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 spectral_norm(module)

@@ -14,7 +14,7 @@ from common.console import evaluation_line, start_lines
 from common.handlers import StartingWeights
 from common.inferers import ViewsInferer
 from common.inputs import InputError
-from common.settings import boolean, number, value
+from common.settings import boolean, number, optional, value
 from common.weights import bare
 
 from .data import SEQUENCES
@@ -34,14 +34,17 @@ STEP = 3.5  # a training step of the generator costs about so many forward passe
 DISCRIMINATOR = 2.0  # one of each network, with the discriminator as costly as the generator
 
 
-def checked_objective(objective: Any) -> dict[str, float]:
-    """Weights of the terms as numbers.
+def checked_objective(objective: Any, vgg_weights: Any = None, needs_vgg: Any = False) -> dict[str, float]:
+    """Weights of the terms as numbers; that of the perceptual term is 0 where there are no weights for it.
 
     Args:
         objective: weights by term, or the text of that.
+        vgg_weights: file with the weights of the perceptual term's network, or None.
+        needs_vgg: whether the run is about the perceptual term, and makes no sense without it.
 
     Raises:
-        InputError: no mapping, an unknown term, or a weight that is no number of 0 or more.
+        InputError: no mapping, an unknown term, a weight that is no number of 0 or more, or no ``vgg_weights`` for a
+            run that needs them.
     """
     weights, plain = {name: 0.0 for name in TERMS}, value(objective)
     if not isinstance(plain, Mapping):
@@ -51,6 +54,10 @@ def checked_objective(objective: Any) -> dict[str, float]:
         if name not in TERMS or plain is None or plain < 0:
             raise InputError(f"objective takes weights of 0 or more for {', '.join(TERMS)}; got {name}: {given!r}")
         weights[name] = plain
+    if optional(vgg_weights) is None:
+        if boolean(needs_vgg):
+            raise InputError("this experiment is about the perceptual loss; give --vgg_weights FILE")
+        weights["vgg"] = 0.0
     return weights
 
 
@@ -60,13 +67,14 @@ def start_linear(wanted: Any, start: StartingWeights, volumes: Sequence[dict[str
     An addition to the paper: without it a short training spends most of its steps on getting that far.
 
     Args:
-        wanted: whether to.
+        wanted: whether to; a network without ``linear_skip`` cannot.
         start: the run's starting weights, once loaded; weights from a file stay as they are.
         volumes: training volumes, of which the first ones are enough.
     """
-    if boolean(wanted) and start.source.startswith("random"):
+    network = bare(start.network)
+    if boolean(wanted) and start.source.startswith("random") and network.last_skip is not None:
         *weights, bias = regression_of(volumes[i] for i in range(min(len(volumes), ENOUGH)))
-        bare(start.network).start_linear(weights, bias)
+        network.start_linear(weights, bias)
         start.source += ", last layer from the linear regression of the inputs"
 
 

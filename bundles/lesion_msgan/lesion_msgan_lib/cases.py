@@ -22,7 +22,7 @@ from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture
 
-__all__ = ["grey", "inference_cases", "sample_case", "training_guides", "with_masks"]
+__all__ = ["inference_cases", "sample_case", "training_guides", "with_masks"]
 
 LAYOUT = "NIfTI volumes or slices, DICOM series folders, PNG or JPEG pictures"
 PATTERNS = ("**/*.nii*", "**/*.png", "**/*.jpg", "**/*.jpeg", "**/*.bmp")

@@ -24,7 +24,7 @@ from common.losses.perceptual import vgg_features
 BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
 BRAIN = (28, 30, 24)  # voxels
-SMALL = {"network_def::width": 2, "network_def::depth": 3}
+SMALL = {"width": 2, "depth": 3}
 BUDGET = {"epochs": 2, "stacks": 8, "batch_size": 2, "size": 24, "learning_rate": 0.001}
 BUDGET |= {"halve_every": 10, "val_cases": 1, "val_slices": 6}
 OVERLAYS = sorted(path.stem for path in [*CONFIGS.glob("paper_*.json"), CONFIGS / "shipped_weights.json"])
@@ -50,7 +50,8 @@ def models(tmp_path_factory, brains):
 def train(brains, tmp_path, run):
     def start(*overlays, **keys):
         settings = {"dataset_dir": brains, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"}
-        settings |= {"budgets": {"short": BUDGET}, "discriminator_def::width": 4, **SMALL}
+        settings |= {"budgets": {"short": BUDGET}, "discriminator_width": 4, **SMALL}
+        settings["from_scratch"] = not (tmp_path / "models").exists()
         return run("train", *overlays, **{**settings, **keys})
 
     return start
@@ -73,8 +74,8 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     assert not workflow.check_properties()  # what the Model Zoo wants to find
     with (folder / "terms.csv").open(encoding="utf-8") as file:
         terms = {row["term"] for row in csv.DictReader(file)}
-    assert {"loss_masked_l1", "loss_ssim", "loss_frequency", "loss_vgg", "adversarial", "score_gap"} <= terms
-    assert "loss_l1" not in terms
+    assert {"loss_masked_l1", "loss_ssim", "loss_frequency", "adversarial", "score_gap"} <= terms
+    assert not {"loss_l1", "loss_vgg"} & terms
     # promoted with its landmarks, and what a next run starts from
     path = tmp_path / "models" / "model.pt"
     assert path.is_file() and read(landmarks_path(path), "t1c") == read(folder / "best.landmarks.json", "t1c")
@@ -101,9 +102,15 @@ def test_resumed_run_has_the_same_weights(train, tmp_path):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_trains(train, tmp_path, overlay):
     budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
-    workflow = train(overlay, network_def__width=2, budgets=budgets)
+    keys = {}
+    if "vgg" in overlay:
+        keys = {"vgg_weights": vgg_file(tmp_path), "vgg_network": "vgg16"}
+    workflow = train(overlay, width=2, budgets=budgets, **keys)
+    network = workflow.parser.get_parsed_content("network")
+    papers = overlay.startswith("paper")
+    assert (network.full is None, network.last_skip is None) == (papers, papers)
     trainer = workflow.parser.get_parsed_content("train::trainer")
-    playing = any(word in overlay for word in ("adversarial", "combined", "width"))
+    playing = any(word in overlay for word in ("adversarial", "combined", "width"))  # in the first epoch
     assert trainer.stage(1) == ("both" if playing else "generator")
     assert not (tmp_path / "models" / "model.pt").exists()
 
@@ -128,12 +135,38 @@ def test_overlays_are_the_columns_of_the_paper_s_tables():
     }
 
 
-def test_vgg_weights_switch_the_perceptual_term_on(train, tmp_path):
+def vgg_file(folder):
+    """Random weights under torchvision's names."""
     torch.manual_seed(0)
     state = {f"features.{key}": value for key, value in vgg_features("vgg16", 28).state_dict().items()}
-    torch.save(state, tmp_path / "vgg16.pth")
+    torch.save(state, folder / "vgg16.pth")
+    return folder / "vgg16.pth"
+
+
+def test_the_perceptual_experiment_is_refused_without_vgg_weights(train, line_of):
+    with pytest.raises(Exception) as error:
+        train("paper_table2_vgg")
+    assert isinstance(root_cause(error.value), InputError) and "--vgg_weights FILE" in line_of(error)
+
+
+def test_without_vgg_weights_the_record_says_that_the_term_is_off(train, tmp_path):
+    train("paper_table3_combined", width=2, budgets={"short": {**BUDGET, "epochs": 1, "stacks": 4}})
+    record = json.loads((tmp_path / "runs" / "short-1" / "config.json").read_text(encoding="utf-8"))
+    assert record["objective"] == {"l1": 0, "masked_l1": 5, "ssim": 1, "vgg": 0, "frequency": 1}
+
+
+def test_variants_are_trained_on_beside_the_cases(train):
+    workflow = train(variants=2, promote=False, budgets={"short": {**BUDGET, "epochs": 1, "stacks": 6}})
+    volumes = workflow.parser.get_parsed_content("train::dataset")
+    assert len(volumes) == 2 * 3 and len(workflow.parser.get_parsed_content("validate::dataset")) == 1
+    images = [volumes[i]["image"].as_tensor() for i in range(3)]
+    assert images[0].dtype == torch.float16
+    assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[2])
+
+
+def test_vgg_weights_switch_the_perceptual_term_on(train, tmp_path):
     budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
-    train("paper_table2_vgg", vgg_weights=tmp_path / "vgg16.pth", vgg_network="vgg16", budgets=budgets)
+    train("paper_table2_vgg", vgg_weights=vgg_file(tmp_path), vgg_network="vgg16", budgets=budgets)
     with (tmp_path / "runs" / "short-1" / "terms.csv").open(encoding="utf-8") as file:
         values = [float(row["value"]) for row in csv.DictReader(file) if row["term"] == "loss_vgg"]
     assert values and min(values) > 0
@@ -152,7 +185,7 @@ def test_a_cache_on_disk_gives_the_same_training(train, tmp_path):
 def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, models, tmp_path, capsys, run):
     for target in ("t1c", "t2w"):
         keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "target": target, "val_slices": 10}
-        run("train", "evaluate", run_name=target, **SMALL, **keys)
+        run("train", "evaluate", run_name=target, **keys)
         table = (tmp_path / target / "scores.md").read_text(encoding="utf-8")
         for method in ("best input", "regression", "one_view", "network"):
             assert table.count(f"| {method} ") == 4  # three cases and the mean
@@ -162,7 +195,7 @@ def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, m
 
 
 def test_evaluation_leaves_no_decoded_cases_and_holds_nothing_out(brains, models, tmp_path, capsys, run):
-    keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1, "val_slices": 6, **SMALL}
+    keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1, "val_slices": 6}
     run("train", "evaluate", memory_gb=1e-6, **keys)
     assert not list(tmp_path.rglob("*.pt"))
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluating"))
@@ -184,7 +217,7 @@ def test_cases_without_segmentation_have_no_score_in_the_tumour(brains, train, t
 
 @pytest.mark.parametrize("job", [["train"], ["train", "evaluate"]])
 def test_training_and_evaluation_stop_at_voxels_that_cannot_work(brains, models, tmp_path, job, run, line_of):
-    keys = {"budgets": {"short": BUDGET}, "output_dir": tmp_path / "runs", "ckpt_dir": models, "views": 1, **SMALL}
+    keys = {"budgets": {"short": BUDGET}, "output_dir": tmp_path / "runs", "ckpt_dir": models, "views": 1}
     for kind, value, text in (("seg", 7, "unknown labels [7.0]"), ("t2w", np.nan, "NaN or infinite")):
         folder = tmp_path / kind
         shutil.copytree(brains, folder)
@@ -205,7 +238,7 @@ def test_training_and_evaluation_on_dicom_series(models, tmp_path, write_dicom, 
     for case in ("c1", "c2"):
         for name in SEQUENCES:
             write_dicom(tmp_path / "in" / case / name, voxels)
-    keys = {"dataset_dir": tmp_path / "in", "ckpt_dir": models, "views": 1, "promote": False, **SMALL}
+    keys = {"dataset_dir": tmp_path / "in", "ckpt_dir": models, "views": 1, "promote": False}
     budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
     run("train", output_dir=tmp_path / "runs", budgets=budgets, **keys)
     run("train", "evaluate", output_dir=tmp_path / "eval", val_slices=6, **keys)
@@ -228,7 +261,7 @@ def case_without(brains, folder, missing, old_names=False):
 def test_inference_makes_what_is_missing(brains, models, tmp_path, missing, old_names, run):
     truth = case_without(brains, tmp_path / "in", missing, old_names)
     keys = {"dataset_dir": tmp_path / "in", "output_dir": tmp_path / "out", "ckpt_dir": models}
-    run("inference", save_std="true", **SMALL, **keys)
+    run("inference", save_std="true", **keys)
     made = nib.load(tmp_path / "out" / f"one-{missing}.nii.gz")
     np.testing.assert_allclose(made.affine, truth.affine, atol=1e-4)
     assert made.shape == truth.shape
@@ -249,7 +282,7 @@ def test_one_view_and_a_4d_file(brains, models, tmp_path, run):
     parts = [nib.load(tmp_path / "in" / f"one-{name}.nii.gz") for name in inputs_of("t1c")]
     stack = np.stack([part.get_fdata(dtype=np.float32) for part in parts], axis=-1)
     nib.save(nib.Nifti1Image(stack, parts[0].affine), tmp_path / "one.nii.gz")
-    keys = {"ckpt_dir": models, "views": 1, **SMALL}
+    keys = {"ckpt_dir": models, "views": 1}
     run("inference", dataset_dir=tmp_path / "in", output_dir=tmp_path / "a", **keys)
     run("inference", dataset_dir=tmp_path / "one.nii.gz", target="t1c", output_dir=tmp_path / "b", **keys)
     files = {name: tmp_path / "in" / f"one-{name}.nii.gz" for name in inputs_of("t1c")}
@@ -269,7 +302,7 @@ def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, ca
     nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), bad)
     keys = {"dataset_dir": tmp_path / "in", "output_dir": tmp_path / "out", "ckpt_dir": models, "views": 1}
     with pytest.raises((SystemExit, RuntimeError)):
-        run("inference", **SMALL, **keys)
+        run("inference", **keys)
     assert [p.name for p in (tmp_path / "out").rglob("*.nii.gz")] == ["one-t2w.nii.gz"]
     assert "2 sequences are missing (t1n, t2w)" in caplog.text
     assert "NaN or infinite" in caplog.text
@@ -317,33 +350,42 @@ def test_so_it_is_in_inference_and_evaluation(brains, models, tmp_path, job, key
     if job == ["inference"]:
         case_without(brains, folder := tmp_path / "in", "t1c")
     with pytest.raises(Exception) as error:
-        run(*job, dataset_dir=folder, output_dir=tmp_path / "out", ckpt_dir=models, **SMALL, **keys)
+        run(*job, dataset_dir=folder, output_dir=tmp_path / "out", ckpt_dir=models, **keys)
     assert isinstance(root_cause(error.value), InputError) and line_of(error) == text
 
 
 def test_landmarks_of_another_target_are_refused(train, models, tmp_path, line_of):
     with pytest.raises(Exception) as error:
-        train(target="t2w", weights=models / "model.pt", ckpt_dir=models)
+        train(target="t2w", weights=models / "model.pt", ckpt_dir=models, from_scratch=False)
     assert "belong to the target t1c, not to t2w" in line_of(error)
 
 
-def test_inference_and_training_define_the_same_network():
-    train, inference = (
-        json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "inference")
-    )
-    assert train["network_def"] == inference["network_def"]
-    lengths = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in CONFIGS.glob("*.json")}
-    assert lengths["train"] <= 350
-    assert all(lengths[name] <= 40 for name in (*OVERLAYS, "evaluate"))
+def test_inference_builds_the_network_that_each_target_s_weights_hold(brains, models, tmp_path, run):
+    folder = shutil.copytree(models, tmp_path / "models")
+    wide = Generator(9, 3, 2, full_width=0, linear_skip=False)
+    bind(wide, read(landmarks_path(folder / "targets" / "t2w.pt"), "t2w"))
+    torch.save(wide.state_dict(), folder / "targets" / "t2w.pt")
+    for target in ("t1c", "t2w"):
+        case_without(brains, tmp_path / "in" / target, target)
+    run("inference", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out", ckpt_dir=folder, views=1)
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.nii.gz")) == ["one-t1c.nii.gz", "one-t2w.nii.gz"]
+
+
+def test_keys_that_contradict_the_weights_are_refused(train, models, line_of):
+    with pytest.raises(Exception) as error:
+        train(ckpt_dir=models, from_scratch=False, width=5)
+    assert "holds a network with width 2, not 5" in line_of(error)
 
 
 def test_shipped_weights_fit():
     files = [path for target in SEQUENCES if (path := Path(weights_of(str(BUNDLE / "models"), target))).is_file()]
     if not files:
         pytest.skip("this checkout has no weights")
+    assert sum(path.stat().st_size for path in files) < 12e6
     for path in files:
-        network = Generator()
-        network.load_state_dict(torch.load(path, weights_only=True))
+        state = torch.load(path, weights_only=True)
+        network = Generator(**Generator.form_of(state))
+        network.load_state_dict(state)
         target = "t1c" if path.name == "model.pt" else path.stem
         bind(network, read(landmarks_path(path), target))
-        assert path.stat().st_size < 25e6
+        assert path.stat().st_size < 6e6

@@ -14,13 +14,14 @@ from brasyn_synthesis_lib.networks import Discriminator, EnlargedConv, Generator
 
 
 def test_the_paper_s_generator():
-    network = Generator(width=64)
+    network = Generator(width=64, depth=8, full_width=0, linear_skip=False)
     downs = [level[0] for level in network.down]
     assert [layer.out_channels for layer in downs] == [64, 128, 256, 512, 512, 512, 512, 512]
     assert all(layer.stride == (2, 2) and layer.kernel_size == (3, 3) for layer in downs)
     assert all(isinstance(level[-1], nn.Mish) for level in [*network.down, *network.up])
     assert not any(isinstance(module, nn.ConvTranspose2d | _NormBase) for module in network.modules())
-    assert sum(p.numel() for p in Generator().parameters()) * 4 < 25e6
+    kernels = sorted(tuple(p.shape[:2]) for p in network.parameters() if p.ndim == 4)
+    assert len(kernels) == 16 and (1, 128) in kernels  # eight down, eight up, nothing at full resolution beside them
     seen = []
     for level in network.down:
         level.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[2:])))
@@ -29,10 +30,54 @@ def test_the_paper_s_generator():
     assert seen[-1] == (1, 1) and made.shape == (1, 1, 256, 256)
 
 
+@pytest.mark.parametrize("extra", [{}, {"full_width": 0}, {"linear_skip": False, "norm": "batch"}])
 @pytest.mark.parametrize("size", [(64, 64), (50, 37), (7, 5), (1, 1)])
-def test_any_size_goes_in_and_comes_out(size):
-    network = Generator(3, 2, 4).eval()
+def test_any_size_goes_in_and_comes_out(size, extra):
+    network = Generator(3, 2, 4, **extra).eval()
     assert network(torch.rand(2, 3, *size)).shape == (2, 1, *size)
+
+
+FORMS = [
+    {"width": 28, "depth": 4},
+    {"width": 64, "depth": 8, "full_width": 0, "linear_skip": False},
+    {"in_channels": 3, "width": 2, "depth": 1, "full_width": 5},
+    {"width": 3, "depth": 3, "linear_skip": False, "norm": "instance"},
+    {"width": 3, "depth": 3, "full_width": 0, "norm": "batch"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_tell_the_form_of_their_network(form):
+    with torch.device("meta"):
+        state = Generator(**form).state_dict()
+    found = Generator.form_of(state)
+    assert {**found, **form} == found
+    with torch.device("meta"):
+        again = Generator(**found).state_dict()
+    assert {name: v.shape for name, v in again.items()} == {name: v.shape for name, v in state.items()}
+
+
+def test_weights_of_no_generator_are_refused():
+    state = Generator(3, 2, 3).state_dict()
+    without = {name: v for name, v in state.items() if name != "full.bias"}
+    wider = {**state, "up.1.0.weight": torch.zeros(9, 8, 3, 3)}
+    for wrong, name in ((without, "full.bias"), (wider, "up.1.0.weight"), ({}, "down.0.0.weight")):
+        with pytest.raises(ValueError, match=name):
+            Generator.form_of(wrong)
+
+
+def test_norm_stands_between_convolution_and_activation_of_inner_levels():
+    network = Generator(3, 2, 4, norm="instance")
+    kinds = [[type(layer) for layer in level] for level in [*network.down, *network.up]]
+    plain, normed = [nn.Conv2d, nn.Mish], [nn.Conv2d, nn.InstanceNorm2d, nn.Mish]
+    enlarged = [EnlargedConv, nn.InstanceNorm2d, nn.Mish]
+    assert kinds == [plain, normed, normed, plain, enlarged, enlarged, enlarged]
+
+
+def test_output_is_float32_under_autocast():
+    network = Generator(3, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.rand(1, 3, 16, 16)).dtype == torch.float32
 
 
 def test_output_is_celu():
@@ -47,7 +92,7 @@ def test_output_is_celu():
 
 def test_features_keep_their_size_through_all_levels():
     torch.manual_seed(0)
-    network = Generator().eval()
+    network = Generator(depth=8).eval()
     spread = []
     for level in network.down:
         level.register_forward_hook(lambda _, __, out: spread.append(float(out.std())))
@@ -108,14 +153,16 @@ def test_enlarged_convolution_is_that_of_the_enlarged_image(shape):
 def test_multiplications_are_counted():
     layer = nn.Conv2d(5, 4, 3, padding=1)
     assert multiplications_per_pixel(layer, 5) == 5 * 4 * 9
-    assert multiplications_per_pixel(Generator(), 9) == pytest.approx(19500, rel=0.1)
+    assert multiplications_per_pixel(Generator(), 9) == pytest.approx(16200, rel=0.02)
 
 
 def test_the_paper_s_discriminator():
     network = Discriminator()
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert len(layers) == 5 and layers[0].in_channels == 1
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert all(layer.bias is not None for layer in layers)
+    assert sum(isinstance(module, nn.InstanceNorm2d) for module in network.modules()) == 3
+    assert not any(isinstance(module, _NormBase) for module in Discriminator(4, norm=None).modules())
     for _ in range(30):
         network(torch.rand(2, 1, 64, 64))
     for layer in layers:
@@ -127,3 +174,8 @@ def test_the_paper_s_discriminator():
 def test_settings_that_cannot_work():
     with pytest.raises(ValueError, match="positive numbers"):
         Generator(0)
+    for network in (Generator, Discriminator):
+        with pytest.raises(ValueError, match="norm must be one of"):
+            network(norm="layer")
+    with pytest.raises(ValueError, match="linear_skip"):
+        Generator(3, 2, 2, linear_skip=False).start_linear([1, 0, 0], 0)

@@ -22,7 +22,7 @@ PAPER = sorted(path.stem for path in CONFIGS.glob("paper_*.json"))
 BRAIN = (28, 30, 24)  # voxels
 BUDGET = {"epochs": 1, "stacks": 4, "batch_size": 2, "size": 24, "learning_rate": 0.001}
 BUDGET |= {"halve_every": 10, "val_cases": 1, "val_slices": 6}
-SMALL = {"network_def::width": 2, "network_def::depth": 3, "discriminator_def::width": 4}
+SMALL = {"width": 2, "depth": 3, "discriminator_width": 4}
 MEDIOCRE, POOR = 1.0, 0.05  # factors of the present weights' result
 
 
@@ -30,6 +30,7 @@ MEDIOCRE, POOR = 1.0, 0.05  # factors of the present weights' result
 def train(brains, tmp_path, run):
     def start(*overlays, **keys):
         settings = {"dataset_dir": brains, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"}
+        settings["from_scratch"] = not (tmp_path / "models" / "model.pt").is_file()
         return run("train", *overlays, **{**settings, "budgets": {"short": BUDGET}, **SMALL, **keys})
 
     return start
@@ -69,13 +70,15 @@ def test_the_paper_s_overlays_start_at_random():
     assert len(PAPER) == 8
     for name in PAPER:
         content = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
-        assert (content["from_scratch"], content["linear_start"], content["promote"]) == (True, False, False), name
+        assert (content["from_scratch"], content["promote"]) == (True, False), name
+        additions = ("linear_start", "full_width", "linear_skip", "jitter", "ema")
+        assert not any(content[key] for key in additions), name
 
 
 @pytest.mark.parametrize("overlays", [["paper_table1_l1"], ["paper_width"], ["paper_table2_ssim", "paper_width"]])
 def test_they_learn_landmarks_of_their_own(train, brains, present, tmp_path, overlays):
     present()
-    workflow = train(*overlays, network_def__width=2)
+    workflow = train(*overlays, width=2)
     assert part(workflow, "start").source == "random initialisation"
     learned = fit(part(workflow, "entries")["train"], "t1c")
     assert part(workflow, "landmarks") == learned
@@ -84,10 +87,10 @@ def test_they_learn_landmarks_of_their_own(train, brains, present, tmp_path, ove
 
 def test_another_width_learns_landmarks_too(train, present, capsys):
     _, others = present()
-    workflow = train(network_def__width=3)
+    workflow = train(width=3, from_scratch=True)
     assert part(workflow, "landmarks") != others
     out = capsys.readouterr().out
-    assert "belongs to another network shape), last layer from the linear regression" in out
+    assert "random initialisation, last layer from the linear regression" in out
     assert "model.pt stays: it belongs to another network shape" in out
 
 

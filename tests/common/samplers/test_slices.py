@@ -84,11 +84,36 @@ def test_padding_is_even_and_cropping_stays_inside(axis):
     assert len(corners) > 5  # cropped at many places
 
 
-def test_flips_are_horizontal():
-    straight, flipped = plain(size=20, pad=20), plain(size=20, pad=20, flip=1)
-    for index in range(5):
-        for key in ("image", "label"):
-            assert torch.equal(flipped[index][key], straight[index][key].flip(-1))
+@pytest.mark.parametrize("flip_axis", [0, 1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_flipped_sample_is_that_of_the_flipped_volume(axis, flip_axis):
+    item = volume()
+    mirrored = {key: value.flip(flip_axis + 1) for key, value in item.items()}
+    settings = {"axes": [axis], "size": 20, "pad": 20, "stacks": 60}
+    flipped = plain([item], flip=1, flip_axis=flip_axis, **settings)
+    # the mirrored volume's own samples come in another order
+    found = {sample["image"].numpy().tobytes() for sample in plain([mirrored], **settings)}
+    straight = {sample["image"].numpy().tobytes() for sample in plain([item], **settings)}
+    made = {sample["image"].numpy().tobytes() for sample in flipped}
+    assert made <= found and not made & straight
+
+
+def test_samples_of_half_precision_volumes_are_float32():
+    item = {key: value.half() for key, value in volume().items()}
+    sample = plain([item], turn=1)[0]
+    assert sample["image"].dtype == sample["label"].dtype == torch.float32
+
+
+def test_a_transform_s_randomness_is_that_of_the_sample():
+    def brighten(image, label, random):
+        return image * random.random(), label
+
+    first, again = (plain(transform=brighten) for _ in range(2))
+    for index in (7, 3):
+        assert torch.equal(first[index]["image"], again[index]["image"])
+        ratio = first[index]["image"] / plain()[index]["image"]
+        assert 0 < float(ratio.nan_to_num().max()) < 1
+        assert torch.equal(first[index]["label"], plain()[index]["label"])
 
 
 def test_turns_are_those_of_scipy_about_the_slice_s_middle():
