@@ -15,14 +15,14 @@ from monai.data import CacheDataset
 from common.datasets import held_out_brain
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import triple
+from common.settings import quantity, triple
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import robust_range
 
 from .classical import best_gaussian, non_local_means
 from .noise import add_noise, parse_levels
 
-__all__ = ["NoisyVolumes", "sample_scan"]
+__all__ = ["NoisyVolumes", "sample_scan", "with_coarser"]
 
 SAMPLE_LEVEL = 5.0  # percent
 SAMPLE_SHAPE = (96, 96, 48)
@@ -52,6 +52,22 @@ def sample_scan() -> str:
         nib.save(scan, partial)
         os.replace(partial, target)
     return str(target)
+
+
+def with_coarser(entries: Sequence[dict[str, Any]], factor: Any) -> list[dict[str, Any]]:
+    """Training entries, each once more with "coarser" for ``rslm_denoise_lib.transforms.Coarsend``.
+
+    Scans that serve as truth have noise of their own; at a coarser resolution they have less of it.
+
+    Args:
+        entries: of images.
+        factor: how much longer the edges of their voxels become; None for no further entries.
+
+    Raises:
+        InputError: a factor below 1.
+    """
+    times = quantity(factor, "coarser", 1, 4, empty=True)
+    return [*entries, *([{**entry, "coarser": times} for entry in entries] if times else [])]
 
 
 class NoisyVolumes(CacheDataset):
