@@ -16,8 +16,8 @@ from common.metrics import RegionNCC
 from common.sample_data import write_brain_cases
 from common.samplers import RandomPatches
 from common.transforms.intensity import ScaleIntensityRobustd
-from rslm_denoise_lib import data
-from rslm_denoise_lib.classical import best_gaussian, non_local_means
+from rslm_denoise_lib import classical, data
+from rslm_denoise_lib.classical import best_gaussian, block_matching, non_local_means
 from rslm_denoise_lib.data import with_coarser
 from rslm_denoise_lib.noise import RicianPatches, add_noise, estimate_level, parse_levels
 from rslm_denoise_lib.training import objective, patch_shape
@@ -111,7 +111,7 @@ def test_coarser_voxels_hold_the_same_brain_with_less_noise(masked):
     radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
     mask = (radius < 18).float()
     noise = 0.05 * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(0))
-    image = (0.7 + noise) * mask if masked else 0.7 * mask + noise.abs()
+    image = (0.7 + noise) * mask if masked else (0.7 * mask + noise).abs()
     affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))
     entry = {"image": MetaTensor(image[None], affine=affine), "coarser": 1.5}
     coarse = Coarsend("image")(entry)["image"]
@@ -153,8 +153,16 @@ def test_classical_methods_come_nearer_to_the_truth():
     noisy = add_noise(truth, 6, 0)
     inside = mask > 0
     before = float(((noisy - truth)[inside] ** 2).mean())
-    for result in (best_gaussian(noisy, truth, mask), non_local_means(noisy, 6)):
+    results = [best_gaussian(noisy, truth, mask), non_local_means(noisy, 6)]
+    results += [block_matching(noisy, 6)] if classical.has_bm4d else []
+    for result in results:
         assert float(((result - truth)[inside] ** 2).mean()) < 0.9 * before
+
+
+def test_bm4d_is_asked_for_only_by_those_who_have_it(monkeypatch):
+    monkeypatch.setattr(classical, "has_bm4d", False)
+    with pytest.raises(InputError, match="pip install bm4d"):
+        block_matching(torch.rand(1, 8, 8, 8), 3)
 
 
 def test_cross_correlation():
