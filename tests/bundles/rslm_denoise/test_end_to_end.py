@@ -110,8 +110,8 @@ def test_resumed_run_has_the_same_weights(train, tmp_path):
 def test_every_overlay_trains(train, tmp_path, overlay):
     budget = {**BUDGET, "val_crop": 8, "warmup": 0}
     keys = {"filters": 2, "budget": "short", "budgets": {"short": budget}}
-    objective = {"objective": "relative", "from_scratch": "true"} if overlay == "shipped_weights" else {}
-    workflow = train(overlay, **keys, **objective)
+    objective = {"objective": "relative"} if overlay == "shipped_weights" else {}
+    workflow = train(overlay, from_scratch="true", **keys, **objective)
     trainer = workflow.parser.get_parsed_content("train::trainer")
     assert trainer.stage(2) == ("generator" if overlay in ("cnn_l1", "shipped_weights") else "both")
     assert not (tmp_path / "models" / "model.pt").exists()
