@@ -7,12 +7,12 @@ import logging
 import time
 from typing import Any
 
-from common.console import convolution_rate, duration, multiplications, say
+from common.console import convolution_rate, duration, say
 from common.engines import Evaluator
 from common.files import StorageError
 from common.headers import InputError, one_line
+from common.inferers.work import multiplications_of
 from common.inputs import root_cause
-from common.weights import bare
 
 __all__ = ["CaseEvaluator"]
 
@@ -36,7 +36,7 @@ class CaseEvaluator(Evaluator):
     def _iteration(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> dict:
         image = batchdata["image"]
         source = str(image.meta["filename_or_obj"][0])
-        work = self._work(image)
+        work = multiplications_of(self.inferer, image, self.network)
         self.rate = self.rate or convolution_rate(self.state.device)
         size = " x ".join(str(n) for n in image.shape[2:])
         say(f"{source}: {size} voxels, about {duration(work / self.rate)}")
@@ -53,12 +53,3 @@ class CaseEvaluator(Evaluator):
             return {}
         self.rate = max(work, 1) / (time.perf_counter() - start)
         return output
-
-    def _work(self, image: Any) -> int:
-        """Multiplications of the network for a case; an inferer may know better."""
-        if hasattr(self.inferer, "work"):
-            return self.inferer.work(image, bare(self.network))
-        voxels = 1
-        for side in self.inferer.box(image):
-            voxels *= side.stop - side.start
-        return voxels * multiplications(bare(self.network))

@@ -28,6 +28,7 @@ class _Layer:
         self.convolution = convolution
         self.form = form
         self.after: list[nn.Module] = []
+        self.exact = False
         self.radius = convolution.kernel_size[0] // 2
         # an axis cropped on both sides has true neighbours as its halo, so it shrinks instead of being padded
         sizes = convolution.kernel_size
@@ -46,9 +47,13 @@ class _Layer:
             return None
         conv = self.convolution
         convolve = F.conv3d if planes.ndim == 5 else F.conv2d
-        out = convolve(planes, conv.weight, conv.bias, padding=(padding, *self.padding))
-        for module in self.after:
-            out = module(out)
+        kind = planes.device.type
+        inside = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=inside and not self.exact):
+            planes = planes.to(conv.weight.dtype) if self.exact else planes
+            out = convolve(planes, conv.weight, conv.bias, padding=(padding, *self.padding))
+            for module in self.after:
+                out = module(out)
         return out
 
     def _joined(self, planes: torch.Tensor, first: bool, last: bool) -> torch.Tensor:
@@ -74,6 +79,8 @@ class LayerSlabs:
 
     Every layer hands on the planes that are complete and remembers the last ``2 * radius`` it was given, so the result
     is that of one pass, nothing is computed twice, and memory is that of a few slabs instead of two feature maps.
+
+    Under autocast the first and the last layer stay in float32: an image has more grey levels than bfloat16.
 
     Args:
         layers: stride-1 convolutions with odd filters and "same" zero padding, each followed by pointwise modules.
@@ -117,6 +124,7 @@ class LayerSlabs:
                 chain.append(_Layer(module, cropped, form))
             else:
                 chain[-1].after.append(module)
+        chain[0].exact = chain[-1].exact = True
         starts = list(range(0, image.shape[2], self._slab(image, chain)))
         bar = tqdm(starts, desc="slabs", leave=False) if self.progress and tqdm and len(starts) > 1 else starts
         done = []

@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
+from monai.utils import ensure_tuple_rep
 
 from common.images import like_image
 
@@ -18,6 +19,7 @@ __all__ = [
     "PERCENTILES",
     "RestoreIntensityd",
     "ScaleIntensityRobustd",
+    "SplitSpreadd",
     "fit_landmarks",
     "foreground_mask",
     "robust_range",
@@ -118,6 +120,37 @@ class RestoreIntensityd(MapTransform):
         for key in self.key_iterator(out):
             restored = torch.as_tensor(out[key]) * (high - low) + low
             out[key] = like_image(restored, out[self.ref_key])
+        return out
+
+
+class SplitSpreadd(MapTransform):
+    """Splits predictions ``(2 C, H, W[, D])`` of mean and spread (``common.inferers.OrientationInferer``) in two.
+
+    The spread is brought to the input's units, as a difference; it stands before ``RestoreIntensityd``.
+
+    Args:
+        keys: predictions scaled like ``ref_key``.
+        names: keys for their spreads.
+        ref_key: the input, with the levels that ``ScaleIntensityRobustd`` stored of its first channel.
+        wanted: False passes the predictions on as they are.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, names: KeysCollection = "std", ref_key: str = "image", wanted: bool = True
+    ) -> None:
+        super().__init__(keys)
+        self.names = ensure_tuple_rep(names, len(self.keys))
+        self.ref_key = ref_key
+        self.wanted = wanted
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        out = dict(data)
+        for key, name in self.key_iterator(out, self.names) if self.wanted else ():
+            mean, spread = torch.as_tensor(out[key]).chunk(2)
+            meta = out[self.ref_key].meta
+            low, high = (float(np.asarray(meta[level])) for level in (LOW, HIGH))
+            out[key] = like_image(mean, out[self.ref_key])
+            out[name] = like_image(spread * (high - low), out[self.ref_key])
         return out
 
 

@@ -21,7 +21,11 @@ BUNDLES = Path(brasyn_synthesis_lib.__file__).parents[2]
 SIZES = [[3, 3, 1], 3, [3, 3, 1]]
 NETWORKS: dict[str, dict[str, Any]] = {
     "mri_sr3d": {},
-    "rslm_denoise": {"network_def::filters": 4, "network_def::filter_sizes": SIZES},
+    "rslm_denoise": {
+        "network_def::from_scratch": True,
+        "network_def::filters": 4,
+        "network_def::filter_sizes": SIZES,
+    },
     "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
     "brasyn_synthesis": {"network_def::width": 2, "network_def::depth": 3},
     "lesion_msgan": {},
@@ -51,7 +55,10 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{**patches, "patch_size": 11, "learning_rate": rate, "fine_tuning_rate": rate},
             **{"val_volumes": 2, "val_crop": 16},
         },
-        "rslm_denoise": {**patches, "warmup": 0, "learning_rate": rate, "val_volumes": 2, "val_crop": 16},
+        "rslm_denoise": {
+            **{**patches, "network": {}, "objective": "paper", "warmup": 0, "learning_rate": rate},
+            **{"fine_tuning_rate": rate, "val_volumes": 2, "val_crop": 16},
+        },
         "us_despeckle": {
             **{"crop": 32, "discriminator_crop": 24, "val_frames": 2, "val_crop": 48, "frozen_norm": True},
             **{"network": {"channels": 4, "blocks": 1}, "brightness_weight": 1},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The methods that the network is compared with: Gaussian smoothing and non-local means."""
+"""The methods that the network is compared with: Gaussian smoothing, non-local means and block matching."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from scipy.ndimage import gaussian_filter
 
 from common.inputs import InputError
 
-__all__ = ["best_gaussian", "non_local_means"]
+__all__ = ["best_gaussian", "block_matching", "non_local_means"]
 
 restoration, has_skimage = optional_import("skimage.restoration")
+bm4d, has_bm4d = optional_import("bm4d")
 
 SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)  # voxels
 
@@ -47,3 +48,20 @@ def non_local_means(noisy: torch.Tensor, level: float) -> torch.Tensor:
         noisy[0].double().cpu().numpy(), patch_size=5, patch_distance=4, h=0.6 * sigma, sigma=sigma, fast_mode=True
     )
     return torch.from_numpy((smooth**2 - sigma**2).clip(0) ** 0.5)[None].to(noisy)
+
+
+def block_matching(noisy: torch.Tensor, level: float) -> torch.Tensor:
+    """BM4D (Maggioni et al. 2013), told the true noise level; it takes the noise for Gaussian.
+
+    The package's licence is for non-commercial use.
+
+    Args:
+        noisy: ``(1, H, W, D)``.
+        level: noise level in percent, see ``rslm_denoise_lib.noise.add_noise``.
+
+    Raises:
+        InputError: the package bm4d is not installed.
+    """
+    if not has_bm4d:
+        raise InputError("BM4D needs the package bm4d (pip install bm4d), or leave out --bm4d true")
+    return torch.as_tensor(bm4d.bm4d(noisy[0].cpu().numpy(), level / 100))[None].to(noisy)

@@ -15,14 +15,14 @@ from common.datasets import held_out_brain
 from common.files import replacing
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import triple
+from common.settings import quantity, triple
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import robust_range
 
-from .classical import best_gaussian, non_local_means
+from .classical import best_gaussian, block_matching, non_local_means
 from .noise import add_noise, parse_levels
 
-__all__ = ["NoisyVolumes", "sample_scan"]
+__all__ = ["NoisyVolumes", "sample_scan", "with_coarser"]
 
 SAMPLE_LEVEL = 5.0  # percent
 SAMPLE_SHAPE = (96, 96, 48)
@@ -52,11 +52,27 @@ def sample_scan() -> str:
     return str(target)
 
 
+def with_coarser(entries: Sequence[dict[str, Any]], factor: Any) -> list[dict[str, Any]]:
+    """Training entries, each once more with "coarser" for ``rslm_denoise_lib.transforms.Coarsend``.
+
+    Scans that serve as truth have noise of their own; at a coarser resolution they have less of it.
+
+    Args:
+        entries: of images.
+        factor: how much longer the edges of their voxels become; None for no further entries.
+
+    Raises:
+        InputError: a factor below 1.
+    """
+    times = quantity(factor, "coarser", 1, 4, empty=True)
+    return [*entries, *([{**entry, "coarser": times} for entry in entries] if times else [])]
+
+
 class NoisyVolumes(CacheDataset):
     """Each volume at each noise level: with Rician noise as "image", the truth as "label".
 
-    Items also carry "case" and "setting"; with ``classical`` also "gaussian" and "nlm", what Gaussian smoothing and
-    non-local means make of the noisy image. The noise of a volume is the same in every validation and every run.
+    Items also carry "case" and "setting", and what other methods make of the noisy image: "gaussian" (smoothing), "nlm"
+    (non-local means), "bm4d". The noise of a volume is the same in every validation and every run.
 
     Args:
         data: entries as for any MONAI dataset, with the volume's path as "image".
@@ -64,7 +80,7 @@ class NoisyVolumes(CacheDataset):
         levels: noise levels in percent, see ``rslm_denoise_lib.noise.parse_levels``.
         crop: edge length of the middle part of the foreground to take, as one number or three; None for all of it.
         masked: zero the noisy background, as in skull-stripped scans.
-        classical: add the two other methods.
+        others: names of the other methods to add.
         progress: show MONAI's bar while volumes are loaded.
     """
 
@@ -75,14 +91,14 @@ class NoisyVolumes(CacheDataset):
         levels: Any,
         crop: Any = None,
         masked: bool = False,
-        classical: bool = False,
+        others: Sequence[str] = (),
         progress: bool = False,
     ) -> None:
         super().__init__(data=data, transform=transform, num_workers=0, progress=progress)
         self.levels = parse_levels(levels)
         self.crop = triple(crop, "crop")
         self.masked = masked
-        self.classical = classical
+        self.others = tuple(others)
 
     def __len__(self) -> int:
         return len(self.data) * len(self.levels)
@@ -98,10 +114,12 @@ class NoisyVolumes(CacheDataset):
         if self.masked:
             noisy, truth = noisy * mask, truth * mask
         item = {"image": noisy, "label": truth, "case": stem_of(source), "setting": f"{level:g}%"}
-        if self.classical:
-            item["gaussian"] = best_gaussian(noisy, truth, mask)
-            item["nlm"] = non_local_means(noisy, level)
-        return item
+        methods = {
+            "gaussian": lambda: best_gaussian(noisy, truth, mask),
+            "nlm": lambda: non_local_means(noisy, level),
+            "bm4d": lambda: block_matching(noisy, level),
+        }
+        return item | {name: methods[name]() for name in self.others}
 
     def voxels(self) -> int:
         """Voxels that a network computes for all items."""

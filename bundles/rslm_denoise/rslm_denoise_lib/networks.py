@@ -8,13 +8,15 @@ Nazleem and Sujatha, "Denoising of MR images using reformed structural loss base
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Critic", "Generator", "grow", "memory_format"]
+__all__ = ["COMPACT", "STAGES", "Critic", "Generator", "memory_format"]
 
-STAGES = ((3, 3, 1), 5, 5, 5, 7, 7, 7, 3, (3, 3, 1))
+STAGES = ((3, 3, 1), 5, 5, 5, 7, 7, 7, 3, (3, 3, 1))  # the paper's
+COMPACT = ((3, 3, 1), *(3,) * 8, (3, 3, 1))
 INITS = ("he", "identity")
 LAST_BIAS = 0.05  # keeps the last ReLU open at the start
 
@@ -24,24 +26,33 @@ class Generator(nn.Module):
 
     Stages of 1, 3, 3, 1 and 1 convolutions with filters of 3x3x1, 5x5x5, 7x7x7, 3x3x3 and 3x3x1 voxels, 32 filters
     each; about 1.47 million multiplications per voxel. There is no skip: the network maps the noisy image itself to
-    the noise-free one.
+    the noise-free one. ``COMPACT`` is the member of this family that ships.
 
     Departs from the paper: the last convolution has one filter ("all the layers have 32", but the output is one
     image); the 3x3x1 filters are padded by (1, 1, 0), since a padding of 1 would let the depth grow; the last bias
-    starts at 0.05, so that the last ReLU does not start closed. ``init="identity"`` (not in the paper) starts from a
-    network whose first filters hand the image on as it is, which saves much of a short training.
+    starts at 0.05, so that the last ReLU does not start closed. Not in the paper, and off by default:
+    ``init="identity"`` starts from a network that hands the image on as it is, which saves much of a short training;
+    ``residual`` adds the noisy image before the last ReLU, so that the layers compute what is taken away.
+
+    Under autocast the first and the last convolution stay in float32, since an image has more grey levels than
+    bfloat16.
 
     Args:
         filters: filters of the hidden layers.
         filter_sizes: odd sizes in voxels, one number or three per layer, in order.
         init: ``he`` for He et al. 2015, or ``identity``.
+        residual: add the image to the layers' output.
 
     Raises:
-        ValueError: no layer, an even filter size, or an unknown ``init``.
+        ValueError: fewer than two layers, an even filter size, or an unknown ``init``.
     """
 
     def __init__(
-        self, filters: int = 32, filter_sizes: Sequence[int | Sequence[int]] = STAGES, init: str = "he"
+        self,
+        filters: int = 32,
+        filter_sizes: Sequence[int | Sequence[int]] = STAGES,
+        init: str = "he",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         sizes = [(size,) * 3 if isinstance(size, int) else tuple(size) for size in filter_sizes]
@@ -56,72 +67,72 @@ class Generator(nn.Module):
                 nn.Conv3d(channels[i], channels[i + 1], size, padding=tuple(edge // 2 for edge in size)),
                 nn.ReLU(),
             ]
-        self.layers = nn.Sequential(*layers)
+        self.residual = residual
+        self.layers = nn.Sequential(*(layers[:-1] if residual else layers))
+        if residual:  # a state dict tells by it which form it belongs to
+            self.register_buffer("skip", torch.ones(1))
         self._initialise(init)
+
+    @staticmethod
+    def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Arguments that build the generator of a state dict, by its names and shapes alone.
+
+        Raises:
+            ValueError: it is no generator's.
+        """
+        weights = [tensor for name, tensor in state.items() if name.endswith("weight")]
+        expected = {f"layers.{2 * i}.{part}" for i in range(len(weights)) for part in ("weight", "bias")}
+        known = state.keys() in (expected, expected | {"skip"}) and all(weight.ndim == 5 for weight in weights)
+        if len(weights) < 2 or not known:
+            raise ValueError("no chain of 3D convolutions")
+        filters = int(weights[0].shape[0])
+        channels = [1, *[filters] * (len(weights) - 1), 1]
+        if [tuple(weight.shape[:2]) for weight in weights] != list(zip(channels[1:], channels[:-1], strict=True)):
+            raise ValueError("its layers do not have one number of filters")
+        sizes = [n[0] if len({*n}) == 1 else n for n in (list(weight.shape[2:]) for weight in weights)]
+        return {"filters": filters, "filter_sizes": sizes, "residual": "skip" in state}
 
     def _initialise(self, init: str) -> None:
         convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv3d)]
         for layer in convolutions:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        if init == "identity":
+        if init == "identity" and self.residual:
+            nn.init.zeros_(convolutions[-1].weight)
+        elif init == "identity":
             for layer in convolutions:
                 centre = [edge // 2 for edge in layer.kernel_size]
                 with torch.no_grad():
                     layer.weight[0] = 0
                     layer.weight[(0, 0, *centre)] = 1
-        else:
+        elif not self.residual:
             nn.init.constant_(convolutions[-1].bias, LAST_BIAS)
 
     def combine(self, output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Clamps the layers' output to the range of the image, both ``(B, 1, H, W, D)``, for inference."""
+        """What the layers' output makes of the image, both ``(B, 1, H, W, D)``, within the image's range.
+
+        For inference, where the layers are run in parts.
+        """
+        if self.residual:
+            output = image + output
         return output.clamp(0, max(float(image.max()), 0.0))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Noise-free image ``(B, 1, H, W, D)``, 0 or more, of a noisy one with background 0 and foreground up to 1."""
-        return self.layers(image)
+        kind = image.device.type
+        last = len(self.layers) - (1 if self.residual else 2)
+        with torch.autocast(kind, enabled=False):
+            features = self.layers[:2](image.float())
+        features = self.layers[2:last](features)
+        with torch.autocast(kind, enabled=False):
+            output = self.layers[last:](features.float())
+        return torch.relu(image + output) if self.residual else output
 
 
-def grow(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor] | None:
-    """Weights of a smaller generator made as deep and wide as ``network``: the same function, cheaper to train first.
-
-    Filters are set into the middle of larger ones; layers missing before the last hand on what they get, which behind a
-    ReLU changes nothing (Chen et al., "Net2Net", ICLR 2016); further filters keep the network's random weights towards
-    the input and start with zeros towards the output.
-
-    Args:
-        state: state dict of a ``Generator``.
-        network: ``Generator`` with at least as many layers and filters, and filters at least as large.
-
-    Returns:
-        State dict for ``network``, or None where the two do not belong together.
-    """
-    large = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    given, wanted = ([key for key in part if key.endswith("weight")] for part in (state, large))
-    if not given or len(given) > len(wanted) or any(state[key].ndim != 5 for key in given):
-        return None
-    hidden = state[given[0]].shape[0]
-    for i, target in enumerate(wanted):
-        last = i == len(wanted) - 1
-        source = given[-1] if last else given[i] if i < len(given) - 1 else None
-        if source is None:
-            weight, bias = torch.eye(hidden).view(hidden, hidden, 1, 1, 1), torch.zeros(hidden)
-        else:
-            weight, bias = state[source], state[source.replace("weight", "bias")]
-        margins = [new - old for new, old in zip(large[target].shape, weight.shape, strict=True)]
-        if min(margins) < 0 or any(margin % 2 for margin in margins[2:]):
-            return None
-        inside = [slice(m // 2, m // 2 + n) for m, n in zip(margins[2:], weight.shape[2:], strict=True)]
-        out, into = weight.shape[:2]
-        large[target][:out] = 0
-        large[target][(slice(out), slice(into), *inside)] = weight.to(large[target])
-        large[target.replace("weight", "bias")][:out] = bias.to(large[target])
-    return large
-
-
-def memory_format(device: torch.device | str) -> torch.memory_format:
-    """Layout in which 7x7x7 filters run fastest: torch's default on CPUs (1.3 times as fast), else channels last."""
-    return torch.contiguous_format if torch.device(device).type == "cpu" else torch.channels_last_3d
+def memory_format(network: nn.Module, device: torch.device | str) -> torch.memory_format:
+    """Layout in which the network runs fastest: on CPUs 7x7x7 filters want torch's default, others channels last."""
+    large = any(max(m.kernel_size) > 5 for m in network.modules() if isinstance(m, nn.Conv3d))
+    return torch.contiguous_format if large and torch.device(device).type == "cpu" else torch.channels_last_3d
 
 
 class Critic(nn.Module):

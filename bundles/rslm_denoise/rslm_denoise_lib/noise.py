@@ -58,10 +58,15 @@ class RicianPatches:
             one, so at inference a scan is scaled a little lower than in training (an addition to the paper).
         brightness: range of a factor on the truth before the noise: where vessels or an enhancing tumour hold the 99.9
             percentile, tissue lies far below it and the noise weighs more (an addition to the paper).
+        inverted: share of patches whose grey levels are turned around within the foreground before the noise, so that
+            T1-weighted scans also stand for contrasts with bright fluid (an addition to the paper).
+        offset: most that is added to the truth before the noise, since background and tissue differ between sequences
+            (an addition to the paper).
 
     Raises:
         InputError: a level that is not positive.
-        ValueError: ``masked`` outside [0, 1], or ``gain`` or ``brightness`` is no range of positive factors.
+        ValueError: ``masked`` or ``inverted`` outside [0, 1], a negative ``offset``, or ``gain`` or ``brightness`` is
+            no range of positive factors.
     """
 
     def __init__(
@@ -70,14 +75,19 @@ class RicianPatches:
         masked: float = 0.5,
         gain: Sequence[float] = (0.8, 1.1),
         brightness: Sequence[float] = (0.4, 1.0),
+        inverted: float = 0.0,
+        offset: float = 0.0,
     ) -> None:
         self.levels = parse_levels(levels)
-        if not 0 <= masked <= 1:
-            raise ValueError(f"masked must lie in [0, 1], got {masked}")
+        for name, share in {"masked": masked, "inverted": inverted}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {share}")
         for name, factors in {"gain": gain, "brightness": brightness}.items():
             if len(factors) != 2 or not 0 < factors[0] <= factors[1]:
                 raise ValueError(f"{name} must be a range of positive factors, got {factors}")
-        self.masked = masked
+        if offset < 0:
+            raise ValueError(f"offset must not be negative, got {offset}")
+        self.masked, self.inverted, self.offset = masked, inverted, offset
         self.gain, self.brightness = tuple(gain), tuple(brightness)
 
     def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -91,7 +101,10 @@ class RicianPatches:
             truth, mask = patch.volume[(slice(None), *window)].split(1)
             level = float(np.exp(patch.random.uniform(*np.log([min(self.levels), max(self.levels)]))))
             factor = patch.random.uniform(*self.gain)
-            truth = truth.clamp_min(0) * patch.random.uniform(*self.brightness)
+            truth = truth.clamp_min(0)
+            if patch.random.random() < self.inverted:
+                truth = (1 - truth.clamp_max(1)) * mask
+            truth = truth * patch.random.uniform(*self.brightness) + patch.random.uniform(0, self.offset)
             noisy = add_noise(truth, level, int(patch.random.integers(2**31)))
             if patch.random.random() < self.masked:
                 truth, noisy = truth * mask, noisy * mask

@@ -12,7 +12,7 @@ from torch import nn
 from common.console import convolution_rate, evaluation_line, multiplications, start_lines
 from common.inputs import InputError
 from common.savers import stem_of
-from common.settings import number, triple
+from common.settings import choice, quantity, triple
 from common.weights import bare
 
 from .data import NoisyVolumes
@@ -20,19 +20,30 @@ from .data import NoisyVolumes
 __all__ = ["announce", "announce_evaluation", "check_patches", "expected_seconds", "objective", "patch_shape"]
 
 STEP = 4.0  # a generator step costs about four forward passes
+OBJECTIVES = ("relative", "paper")
 LEAST_EDGE = 4  # three scales of MS-SSIM, and three strides of the critic
 
 
-def objective(tau: Any) -> dict[str, float]:
-    """Weights of the structurally-sensitive loss, eq. 5: tau for MS-SSIM and 1 - tau for L1.
+def objective(name: Any, tau: Any, adversarial_weight: Any) -> dict[str, Any]:
+    """Weights of the terms of an objective.
+
+    Args:
+        name: ``paper`` for eq. 5 and 6, tau for MS-SSIM, 1 - tau for L1, and the critic; ``relative`` for the error
+            relative to the noisy image's alone (``common.losses.RelativeError``, an addition to the paper).
+        tau: share of MS-SSIM.
+        adversarial_weight: beta, the critic's weight.
+
+    Returns:
+        ``{"losses": {name: weight}, "adversarial": weight}``.
 
     Raises:
-        InputError: tau outside [0, 1].
+        InputError: an unknown name, tau outside [0, 1], or a negative weight.
     """
-    share = number(tau)
-    if share is None or not 0 <= share <= 1:
-        raise InputError(f"tau must lie in [0, 1], got {tau!r}")
-    return {"ms_ssim": share, "l1": 1 - share}
+    share = quantity(tau, "tau", 0, 1)
+    critic = quantity(adversarial_weight, "adversarial_weight", 0)
+    if choice(name, "objective", OBJECTIVES) == "relative":
+        return {"losses": {"relative": 1.0, "ms_ssim": 0.0, "l1": 0.0}, "adversarial": 0.0}
+    return {"losses": {"relative": 0.0, "ms_ssim": share, "l1": 1 - share}, "adversarial": critic}
 
 
 def patch_shape(patch_size: Any) -> tuple[int, int, int]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from scipy.signal import resample
 
 from common.console import say
 from common.images import like_image
@@ -18,7 +20,7 @@ from common.transforms.intensity import HIGH, LOW, foreground_mask
 
 from .noise import estimate_level
 
-__all__ = ["AddForegroundd", "AddResiduald", "TellNoised"]
+__all__ = ["AddForegroundd", "AddResiduald", "Coarsend", "TellNoised"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,33 @@ class AddForegroundd(MapTransform):
             image = out[key]
             joined = torch.cat([image.as_tensor(), foreground_mask(image).as_subclass(torch.Tensor).to(image.dtype)])
             out[key] = like_image(joined, image)
+        return out
+
+
+class Coarsend(MapTransform):
+    """Gives ``(1, H, W, D)`` the coarser voxels that its entry's "coarser" asks for, by cutting k-space.
+
+    So a scanner would have acquired it: as sharp as its grid allows, with less noise. A constant background stays
+    constant, and the affine follows. Entries without "coarser" pass.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        factor = float(out.get("coarser", 1.0))
+        for key in self.key_iterator(out) if factor > 1 else ():
+            image = out[key]
+            plain, mask = image.as_tensor().float(), foreground_mask(image).as_subclass(torch.Tensor)
+            shape = [max(1, round(n / factor)) for n in plain.shape[1:]]
+            coarse = plain.numpy()
+            for axis, n in enumerate(shape, start=1):
+                coarse = resample(coarse, n, axis=axis)
+            coarse, outside = torch.as_tensor(coarse).float(), plain[~mask]
+            if len(outside) and outside.min() == outside.max():
+                small = F.interpolate(mask[None].float(), shape, mode="trilinear", align_corners=True)[0]
+                coarse[small < 0.5] = outside[0]
+            affine = image.affine.clone()
+            affine[:3, :3] *= torch.tensor([n / m for n, m in zip(plain.shape[1:], shape, strict=True)])
+            out[key] = like_image(coarse, image, affine)
         return out
 
 

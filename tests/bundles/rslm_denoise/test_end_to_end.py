@@ -11,26 +11,37 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 import rslm_denoise_lib
+from common.console import multiplications
 from common.trainers import AdversarialTrainer
+from common.weights import load_flat
 from rslm_denoise_lib.networks import Generator
 
 BUNDLE = Path(rslm_denoise_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
 BRAIN = (28, 30, 24)  # voxels
 SIZES = [[3, 3, 1], 3, 5, 3, [3, 3, 1]]
-SMALL = {"network_def::filters": 4, "network_def::filter_sizes": SIZES}
+SMALL = {"from_scratch": "true", "filters": 4, "filter_sizes": SIZES, "residual": False, "init": "identity"}
 BUDGET = {"epochs": 2, "warmup": 1, "patches_per_volume": None, "patches": 12, "batch_size": 2, "patch_size": 12}
-BUDGET |= {"learning_rate": 0.001, "val_volumes": 1, "val_crop": 16}
-OVERLAYS = ("cnn_l1", "wgan", "smgan_3d", "rslm_dnn_3d", "shipped_weights")
+NETWORK = {"filters": 4, "filter_sizes": SIZES, "residual": True, "init": "identity"}
+BUDGET |= {
+    "network": NETWORK,
+    "objective": "paper",
+    "learning_rate": 0.001,
+    "fine_tuning_rate": 0.001,
+    "val_volumes": 1,
+    "val_crop": 16,
+}
+OVERLAYS = ("cnn_l1", "wgan", "smgan_3d", "rslm_dnn_3d", "shipped_weights", "shipped_weights_paper")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     torch.manual_seed(0)
-    torch.save(Generator(4, SIZES, init="identity").state_dict(), path)
+    torch.save(Generator(4, SIZES, init="identity", residual=True).state_dict(), path)
     return path
 
 
@@ -71,27 +82,36 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["epoch"] == 2
     assert state["discriminator"]
+    assert state["average"]
     with (folder / "terms.csv").open(encoding="utf-8") as file:
         names = {(row["epoch"], row["term"]) for row in csv.DictReader(file)}
     assert ("1", "loss_ms_ssim") in names
     assert ("1", "adversarial") not in names  # the warm-up
     assert ("2", "gradient_penalty") in names
+    assert not (tmp_path / "models").exists()  # weights of another objective do not replace the bundle's own
+
+
+def test_better_weights_become_the_bundle_s_own(train, tmp_path):
+    train(objective="relative", **SMALL)
     assert (tmp_path / "models" / "model.pt").is_file()
 
 
 def test_resumed_run_has_the_same_weights(train, tmp_path):
     train(run_name="straight", promote=False, **SMALL)
-    stopped = {"train::trainer::max_epochs": 1, "lr_scheduler::T_max": BUDGET["epochs"]}
+    stopped = {"train::trainer::max_epochs": 1}
     train(run_name="broken", promote=False, **SMALL, **stopped)
     train(run_name="broken", promote=False, resume="true", **SMALL)
     straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
-    for part in ("network", "discriminator"):
+    for part in ("network", "discriminator", "average"):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_trains(train, tmp_path, overlay):
-    workflow = train(overlay, network_def__filters=2, budgets={"short": {**BUDGET, "val_crop": 8, "warmup": 0}})
+    budget = {**BUDGET, "val_crop": 8, "warmup": 0}
+    keys = {"filters": 2, "budget": "short", "budgets": {"short": budget}}
+    objective = {"objective": "relative"} if overlay == "shipped_weights" else {}
+    workflow = train(overlay, from_scratch="true", **keys, **objective)
     trainer = workflow.parser.get_parsed_content("train::trainer")
     assert trainer.stage(2) == ("generator" if overlay in ("cnn_l1", "shipped_weights") else "both")
     assert not (tmp_path / "models" / "model.pt").exists()
@@ -99,7 +119,7 @@ def test_every_overlay_trains(train, tmp_path, overlay):
 
 def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_path, run):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 10}
-    run("train", "evaluate", device="cpu", **SMALL, **keys)
+    run("train", "evaluate", device="cpu", **keys)
     table = (tmp_path / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
     for method in ("noisy", "gaussian", "nlm", "network"):
         assert table.count(f"| {method} ") == 20  # three cases and the mean, at five levels
@@ -109,7 +129,7 @@ def test_evaluation_compares_four_methods_at_five_levels(brains, weights, tmp_pa
 
 def test_one_fixed_level(brains, weights, tmp_path, capsys, run):
     keys = {"dataset_dir": brains, "sequence": "t1n", "output_dir": tmp_path, "weights": weights, "crop": 8}
-    run("train", "evaluate", device="cpu", noise_level="5", classical="false", **SMALL, **keys)
+    run("train", "evaluate", device="cpu", noise_level="5", classical="false", **keys)
     with (tmp_path / "evaluation-1" / "scores.csv").open(encoding="utf-8") as file:
         assert {row["setting"] for row in csv.DictReader(file)} == {"5%"}
     assert " on 3 volume(s), noise 5 %; " in capsys.readouterr().out
@@ -128,7 +148,7 @@ def scan(path, shape=(20, 18, 14), shift=0.0):
 def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path, capsys, run):
     image, affine = scan(tmp_path / "one.nii.gz")
     keys = {"dataset_dir": tmp_path / "one.nii.gz", "output_dir": tmp_path / "out", "weights": weights}
-    run("inference", device="cpu", save_residual="true", **SMALL, **keys)
+    run("inference", device="cpu", save_residual="true", **keys)
     assert "noise level about" in capsys.readouterr().out
     result = nib.load(tmp_path / "out" / "one_denoised.nii.gz")
     np.testing.assert_allclose(result.affine, affine, atol=1e-4)
@@ -145,7 +165,7 @@ def test_inference_keeps_grid_and_units_and_saves_the_residual(weights, tmp_path
 def test_a_dicom_series_is_denoised_on_its_own_grid(weights, tmp_path, write_dicom, run):
     voxels = np.random.default_rng(0).integers(0, 900, (6, 20, 18)).astype(np.int16)
     write_dicom(tmp_path / "in" / "patient.1", voxels)
-    run("inference", device="cpu", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out", weights=weights, **SMALL)
+    run("inference", device="cpu", dataset_dir=tmp_path / "in", output_dir=tmp_path / "out", weights=weights)
     result = nib.load(tmp_path / "out" / "patient.1_denoised.nii.gz")
     assert result.shape == (18, 20, 6)
     np.testing.assert_allclose(result.affine[:3, 3], [9, -4, 0], atol=1e-4)  # LPS to RAS
@@ -161,16 +181,16 @@ def test_a_case_that_fails_does_not_stop_the_others(weights, tmp_path, run):
     nib.save(nib.Nifti1Image(np.full((9, 9, 9), np.nan, np.float32), np.eye(4)), folder / "nan.nii.gz")
     nib.save(nib.Nifti1Image(np.ones((5, 5, 5, 3), np.float32), np.eye(4)), folder / "series.nii.gz")
     with pytest.raises((SystemExit, RuntimeError)):
-        run("inference", device="cpu", dataset_dir=folder, output_dir=tmp_path / "out", weights=weights, **SMALL)
+        run("inference", device="cpu", dataset_dir=folder, output_dir=tmp_path / "out", weights=weights)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["good_denoised.nii.gz"]
     with pytest.raises((SystemExit, RuntimeError)):
-        run("inference", device="cpu", dataset_dir=tmp_path / "none", output_dir=tmp_path, weights=weights, **SMALL)
+        run("inference", device="cpu", dataset_dir=tmp_path / "none", output_dir=tmp_path, weights=weights)
 
 
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"tau": 1.5}, "tau must lie in"),
+        ({"tau": 1.5}, "tau must be a number from 0 up to 1"),
         ({"noise_level": 0}, "noise_level must be"),
         ({"noise_level": "[1,-3]"}, "noise_level must be"),
         ({"patch_size": 29}, "larger than the volume"),
@@ -188,19 +208,50 @@ def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of)
     assert "\n" not in line_of(error)
 
 
-def test_inference_and_training_define_the_same_network():
-    train, inference = (
-        json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "inference")
+def test_flips_are_averaged_and_their_spread_saved(tmp_path, run, line_of):
+    image, _ = scan(tmp_path / "one.nii.gz")
+    keys = {"dataset_dir": tmp_path / "one.nii.gz", "output_dir": tmp_path / "out", "weights": tmp_path / "random.pt"}
+    torch.manual_seed(0)
+    torch.save(Generator(4, SIZES, residual=True).state_dict(), tmp_path / "random.pt")
+    with pytest.raises(Exception) as error:
+        run("inference", device="cpu", save_std="true", **keys)
+    assert "needs --tta true" in line_of(error)
+    run("inference", device="cpu", tta="true", save_std="true", save_residual="true", **keys)
+    mean, std, residual = (
+        nib.load(tmp_path / "out" / f"one_{name}.nii.gz").get_fdata() for name in ("denoised", "std", "residual")
     )
-    assert train["network_def"] == inference["network_def"]
-    assert len((CONFIGS / "train.json").read_text(encoding="utf-8").splitlines()) <= 350
-    assert all(len((CONFIGS / f"{name}.json").read_text(encoding="utf-8").splitlines()) <= 40 for name in OVERLAYS)
+    np.testing.assert_allclose(mean + residual, image, atol=0.05)
+    assert (std >= 0).all() and 0 < std.mean() < np.ptp(image)
+    facts = json.loads((tmp_path / "out" / "one_denoised.nii.gz.provenance.json").read_text(encoding="utf-8"))
+    assert facts["settings"]["tta"] is True
 
 
-def test_shipped_weights_fit():
-    path = BUNDLE / "models" / "model.pt"
+def test_weights_that_contradict_a_key_are_named(train, weights, line_of):
+    with pytest.raises(Exception) as error:
+        train(filters=6, weights=weights)
+    assert "holds a network with filters 4, not 6" in line_of(error)
+
+
+@pytest.mark.parametrize(("budget", "filters", "layers"), [("paper", 32, 9), ("short", 32, 10), ("sample", 32, 10)])
+def test_from_random_weights_the_budget_decides(budget, filters, layers):
+    parser = ConfigParser()
+    parser.read_config([CONFIGS / "train.json"])
+    parser.update({"budget": budget, "from_scratch": "true"})
+    form = Generator.form_of(parser.get_parsed_content("network_def").state_dict())
+    assert (form["filters"], len(form["filter_sizes"]), form["residual"]) == (filters, layers, budget != "paper")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "paper.pt"])
+def test_shipped_weights_fit(name):
+    path = BUNDLE / "models" / name
     if not path.is_file():
         pytest.skip("this checkout has no weights")
-    state = torch.load(path, weights_only=True)
-    Generator().load_state_dict(state)
-    assert path.stat().st_size < 25e6
+    network = Generator(**Generator.form_of(load_flat(path)))
+    network.load_state_dict(load_flat(path))
+    assert path.stat().st_size < 2e6
+    assert multiplications(network) <= 4e5
+
+
+def test_configurations_are_short():
+    assert len((CONFIGS / "train.json").read_text(encoding="utf-8").splitlines()) <= 400
+    assert all(len((CONFIGS / f"{name}.json").read_text(encoding="utf-8").splitlines()) <= 40 for name in OVERLAYS)

@@ -9,7 +9,7 @@ from torch import nn
 
 from common.console import multiplications
 from common.inferers import ForegroundInferer
-from rslm_denoise_lib.networks import STAGES, Critic, Generator, grow
+from rslm_denoise_lib.networks import COMPACT, STAGES, Critic, Generator
 
 SMALL = ((3, 3, 1), 3, 5, 3, (3, 3, 1))
 
@@ -38,28 +38,60 @@ def test_identity_start_hands_the_image_on():
     torch.testing.assert_close(Generator(4, SMALL, init="identity")(image), image)
 
 
-def test_grown_weights_compute_the_same():
-    torch.manual_seed(1)
-    small, large = Generator(4, ((3, 3, 1), 3, 3, (3, 3, 1))), Generator(6, ((3, 3, 1), 5, 3, 7, 3, (3, 3, 1)))
-    large.load_state_dict(grow(small.state_dict(), large))
-    image = torch.rand(1, 1, 12, 11, 10)
-    torch.testing.assert_close(large(image), small(image))
-    large(image).sum().backward()
-    # the new filters can learn: those that they feed have gradients
-    last = [layer for layer in large.layers if isinstance(layer, nn.Conv3d)][-1]
-    assert (last.weight.grad[:, 4:] != 0).any()
-    assert grow(large.state_dict(), small) is None
-    assert grow({"other.weight": torch.zeros(3, 3)}, large) is None
+def test_the_residual_form_adds_the_image():
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 7, 8, 9)
+    torch.testing.assert_close(Generator(4, SMALL, init="identity", residual=True)(image), image)
+    network = Generator(4, SMALL, residual=True)
+    torch.testing.assert_close(network(image), (image + network.layers(image)).clamp_min(0))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("sizes", [list(SMALL), [[3, 3, 1], 5]])
+def test_a_state_dict_tells_its_network(sizes, residual):
+    network = Generator(6, sizes, residual=residual)
+    again = Generator(**Generator.form_of(network.state_dict()))
+    again.load_state_dict(network.state_dict())
+    image = torch.rand(1, 1, 6, 7, 8)
+    torch.testing.assert_close(again(image), network(image))
+
+
+def test_state_dicts_of_other_networks_are_refused():
+    state = Generator(4, SMALL).state_dict()
+    others = [
+        {},
+        {**state, "more.weight": torch.zeros(1, 1, 1, 1, 1)},
+        {**state, "layers.0.weight": torch.zeros(4, 2, 3, 3, 1)},
+        {name: tensor for name, tensor in state.items() if not name.startswith("layers.2")},
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3)).state_dict(),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match=r"no chain|do not have"):
+            Generator.form_of(other)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_autocast_does_not_coarsen_grey_levels(residual):
+    network = Generator(4, ((3, 3, 1), (3, 3, 1)), init="identity", residual=residual)
+    image = 0.5 + torch.arange(600.0).reshape(1, 1, 10, 10, 6) / 1200
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(network(image), image)
+        torch.testing.assert_close(ForegroundInferer()(image, network), image)
+
+
+def test_the_compact_form_costs_at_most_400_thousand_multiplications():
+    assert multiplications(Generator(32, COMPACT, residual=True)) < 4e5
 
 
 @pytest.mark.parametrize("memory", [4.0, 1e-6])
-def test_inference_is_one_pass_inside_the_foreground_s_box(memory):
+@pytest.mark.parametrize("residual", [False, True])
+def test_inference_is_one_pass_inside_the_foreground_s_box(memory, residual):
     torch.manual_seed(0)
-    network = Generator(4, SMALL).eval()
+    network = Generator(4, SMALL, residual=residual).eval()
     image = torch.zeros(1, 1, 30, 17, 19)
     image[:, :, 4:25, 3:14, 5:17] = 0.5 + 0.5 * torch.rand(1, 1, 21, 11, 12)
     with torch.inference_mode():
-        whole = network.combine(network(image), image)
+        whole = network(image).clamp_max(image.max())
     result = ForegroundInferer(memory_gb=memory)(image, network)
     box = (slice(None), slice(None), slice(4, 25), slice(3, 14), slice(5, 17))
     torch.testing.assert_close(result[box], whole[box], rtol=0, atol=1e-5)

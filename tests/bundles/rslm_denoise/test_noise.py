@@ -9,16 +9,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from common.inputs import InputError
 from common.metrics import RegionNCC
 from common.sample_data import write_brain_cases
 from common.samplers import RandomPatches
 from common.transforms.intensity import ScaleIntensityRobustd
-from rslm_denoise_lib import data
-from rslm_denoise_lib.classical import best_gaussian, non_local_means
+from rslm_denoise_lib import classical, data
+from rslm_denoise_lib.classical import best_gaussian, block_matching, non_local_means
+from rslm_denoise_lib.data import with_coarser
 from rslm_denoise_lib.noise import RicianPatches, add_noise, estimate_level, parse_levels
 from rslm_denoise_lib.training import objective, patch_shape
+from rslm_denoise_lib.transforms import Coarsend
 
 
 def ball(edge=24):
@@ -82,6 +85,56 @@ def test_brightness_applies_before_the_noise():
         assert float((batch["image"] - batch["label"])[inside].std()) == pytest.approx(0.05, rel=0.1)
 
 
+def test_offset_applies_to_the_truth_before_the_noise():
+    usual = sampler(levels=0.01, masked=0, gain=(1, 1), brightness=(1, 1)).batch(range(8))
+    raised = sampler(levels=0.01, masked=0, gain=(1, 1), brightness=(1, 1), offset=0.2).batch(range(8))
+    offsets = (raised["label"] - usual["label"]).flatten(1)
+    assert (offsets.amax(1) - offsets.amin(1)).max() < 1e-5  # one for each patch
+    assert offsets.min() > 0 and 0.1 < offsets.max() < 0.2
+    assert float((raised["image"] - raised["label"]).abs().max()) < 0.01
+    with pytest.raises(ValueError, match="offset must not be negative"):
+        RicianPatches(offset=-0.1)
+
+
+def test_inverted_patches_have_dark_and_bright_exchanged_in_the_foreground():
+    usual, turned = (sampler(levels=0.01, gain=(1, 1), brightness=(1, 1), inverted=p).batch(range(8)) for p in (0, 1))
+    inside = usual["label"] > 0.3
+    torch.testing.assert_close(turned["label"][inside], 1 - usual["label"][inside])
+    assert (turned["label"][usual["label"] == 0] == 0).all()
+    with pytest.raises(ValueError, match="inverted must lie"):
+        RicianPatches(inverted=2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_coarser_voxels_hold_the_same_brain_with_less_noise(masked):
+    axis = torch.arange(48) - 23.5
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    mask = (radius < 18).float()
+    noise = 0.05 * torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(0))
+    image = (0.7 + noise) * mask if masked else (0.7 * mask + noise).abs()
+    affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))
+    entry = {"image": MetaTensor(image[None], affine=affine), "coarser": 1.5}
+    coarse = Coarsend("image")(entry)["image"]
+    assert coarse.shape == (1, 32, 32, 32)
+    torch.testing.assert_close(coarse.affine.diagonal(), torch.tensor([1.5, 1.5, 3.0, 1.0], dtype=torch.float64))
+    middle = coarse[0, 12:20, 12:20, 12:20]
+    assert float(middle.mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(middle.std()) == pytest.approx(0.05 / 1.5**1.5, rel=0.35)
+    if masked:
+        assert (coarse[0, 0] == 0).all()
+        assert 0.8 < float((coarse != 0).sum()) * 1.5**3 / float(mask.sum()) < 1.2
+    plain = {"image": entry["image"]}
+    assert Coarsend("image")(plain)["image"] is plain["image"]
+
+
+def test_coarser_entries_come_on_top():
+    entries = [{"image": "a"}, {"image": "b"}]
+    assert with_coarser(entries, "null") == entries
+    assert with_coarser(entries, 1.4) == [*entries, *({**entry, "coarser": 1.4} for entry in entries)]
+    with pytest.raises(InputError, match="coarser"):
+        with_coarser(entries, 0.5)
+
+
 @pytest.mark.parametrize("name", ["gain", "brightness"])
 @pytest.mark.parametrize("factors", [(0, 1), (1, 0.5), (1,)])
 def test_factors_that_are_no_range(name, factors):
@@ -100,8 +153,16 @@ def test_classical_methods_come_nearer_to_the_truth():
     noisy = add_noise(truth, 6, 0)
     inside = mask > 0
     before = float(((noisy - truth)[inside] ** 2).mean())
-    for result in (best_gaussian(noisy, truth, mask), non_local_means(noisy, 6)):
+    results = [best_gaussian(noisy, truth, mask), non_local_means(noisy, 6)]
+    results += [block_matching(noisy, 6)] if classical.has_bm4d else []
+    for result in results:
         assert float(((result - truth)[inside] ** 2).mean()) < 0.9 * before
+
+
+def test_bm4d_is_asked_for_only_by_those_who_have_it(monkeypatch):
+    monkeypatch.setattr(classical, "has_bm4d", False)
+    with pytest.raises(InputError, match="pip install bm4d"):
+        block_matching(torch.rand(1, 8, 8, 8), 3)
 
 
 def test_cross_correlation():
@@ -120,14 +181,26 @@ def test_levels_that_are_not_positive(levels):
         parse_levels(levels)
 
 
-@pytest.mark.parametrize("tau", [-0.1, 1.5, "much", None])
-def test_tau_outside_its_range(tau):
-    with pytest.raises(InputError, match="tau"):
-        objective(tau)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("paper", -0.1, 0), "tau"),
+        (("paper", 1.5, 0), "tau"),
+        (("paper", None, 0), "tau"),
+        (("paper", 0.5, -1), "adversarial_weight"),
+        (("l2", 0.5, 0), "objective must be relative or paper"),
+    ],
+)
+def test_objectives_that_cannot_be(arguments, text):
+    with pytest.raises(InputError, match=text):
+        objective(*arguments)
 
 
-def test_weights_of_the_objective():
-    assert objective("0.25") == {"ms_ssim": 0.25, "l1": 0.75}
+def test_weights_of_the_objectives():
+    paper = objective("paper", "0.25", 0.001)
+    assert paper == {"losses": {"relative": 0.0, "ms_ssim": 0.25, "l1": 0.75}, "adversarial": 0.001}
+    relative = objective("relative", 0.89, 0.001)
+    assert relative == {"losses": {"relative": 1.0, "ms_ssim": 0.0, "l1": 0.0}, "adversarial": 0.0}
 
 
 @pytest.mark.parametrize("size", [0, 3, 12.5, "[8,8]", None])

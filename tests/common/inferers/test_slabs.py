@@ -269,3 +269,14 @@ def test_the_given_image_is_left_alone():
     before = image.clone()
     ForegroundInferer(TINY)(image, network(3, 3))
     assert torch.equal(image, before)
+
+
+def test_first_and_last_layer_keep_float32_under_autocast():
+    layers = nn.Sequential(nn.Conv3d(1, 4, 1), nn.ReLU(), nn.Conv3d(4, 1, 1))
+    for convolution in layers[::2]:
+        nn.init.ones_(convolution.weight)
+        nn.init.zeros_(convolution.bias)
+    image = 1 + torch.arange(1000.0).reshape(1, 1, 10, 10, 10) / 1000
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        result = LayerSlabs(layers)(image)
+    torch.testing.assert_close(result, 4 * image)  # bfloat16 has steps of 1/128 here
