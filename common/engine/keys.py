@@ -163,6 +163,18 @@ class Recipe:
                 kept[key.name] = Path(given).name if Path(given).expanduser().is_absolute() else given
         return kept
 
+    def table(self) -> str:
+        """The keys with their defaults as a Markdown table, for the bundle's card."""
+        files = {
+            name: json.loads((self.configs / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("train", "evaluate", "inference")
+        }
+        lines = ["| key | default | meaning |", "|---|---|---|"]
+        for key in self.keys.values():
+            defaults = dict.fromkeys(_shown(content[key.name]) for content in files.values() if key.name in content)
+            lines.append(f"| `{key.name}` | {'; '.join(defaults)} | {key.meaning} |")
+        return "\n".join(lines)
+
     @cached_property
     def _shipped(self) -> list[dict[str, Any]]:
         files = sorted(self.configs.rglob("*.json"))
@@ -202,6 +214,12 @@ class Recipe:
                 _put(parser, name, value)
         _put(parser, "budget", budget["name"])
         return {"budget": budget["name"], "network": budget.get("network", {})}
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, str):
+        return "computed" if default.startswith(CODE) else f"`{default}`"
+    return json.dumps(default)
 
 
 def _put(parser: ConfigParser, name: str, value: Any) -> None:

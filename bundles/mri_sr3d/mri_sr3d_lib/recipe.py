@@ -4,10 +4,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from common.engine.keys import DEVICE, SEED, Recipe, flag, name, names, number, path, pick, scales, triple, whole
+from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, names, number, path, pick, scales, triple, whole
+from common.errors import InputError
+from common.settings import value
 
 __all__ = ["RECIPE", "bundle_root"]
+
+
+def _filters(given: Any) -> int | list[int] | None:
+    plain = value(given)
+    numbers = plain if isinstance(plain, list | tuple) else [plain]
+    if plain is not None and not all(type(n) is int and n > 0 for n in numbers):
+        raise InputError(f"filters must be a whole number, or one per hidden layer; got {given!r}")
+    return plain
+
 
 BUNDLE = Path(__file__).resolve().parents[1]
 
@@ -34,6 +46,7 @@ RECIPE = Recipe(
     flag("from_scratch", "start from random weights instead of those of `weights`"),
     path("weights", "weights to start from, to use or to evaluate; they decide the network"),
     whole("num_layers", "layers of a network from random weights; null: the budget's", 1, empty=True),
+    Key("filters", "filters of its layers: one number, or one per hidden layer; null: the budget's", _filters),
     name("run_name", "name of the run's folder; null: the budget and a number"),
     flag("resume", "go on with the latest run, or that of `run_name`"),
     SEED,
@@ -69,8 +82,8 @@ RECIPE = Recipe(
     triple("scale", "inference: factors instead of `spacing`"),
     triple("slice_thickness", "inference: thickness in mm where it is not the spacing"),
     flag("integers", "inference: round the result to int16"),
-    flag("tta", "inference: average over the 48 orientations of the scan"),
-    flag("save_std", "inference: with `tta`, also the standard deviation over the orientations"),
+    flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),
+    flag("save_std", "inference: average over the flips, and save their standard deviation, too"),
     path("output_dir", "where results go"),
     path("ckpt_dir", "folder of the bundle's own weights"),
     path("bundle_root", "the bundle's folder"),

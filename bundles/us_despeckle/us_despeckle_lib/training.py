@@ -79,8 +79,8 @@ def structure_weights(weight: Any, brightness: Any = 0.0) -> dict[str, float]:
 class BrightnessLoss(nn.Module):
     """Mean absolute difference of the crops' mean grey levels, so that a result is as bright as its input.
 
-    An addition to the paper, whose losses hardly hold a small shift of brightness: MS-SSIM's luminance term is flat near
-    its optimum, and L1 is one of three voices.
+    An addition to the paper, whose losses hardly hold a small shift of brightness: MS-SSIM's luminance term is flat
+    near its optimum, and L1 is one of three voices.
     """
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -274,8 +274,9 @@ def finish(
     now = log.scores[best.epoch]
     share = now["kl_reference"] / now["baseline_kl_reference"] if now["baseline_kl_reference"] else math.nan
     goal = "reached" if log.reached(best.epoch) else "not reached"
-    summary = f"{log.text(best.epoch)}; {share:.0%} of the input's divergence (goal at most 50 % with SSIM above {log.floor:g}: "
-    finish_line(f"{summary}{goal})", best, scores.path, tensorboard, folder)
+    wanted = f"goal at most 50 % with SSIM above {log.floor:g}"
+    summary = f"{log.text(best.epoch)}; {share:.0%} of the input's divergence ({wanted}: {goal})"
+    finish_line(summary, best, scores.path, tensorboard, folder)
 
 
 def finish_evaluation(log: ValidationLog, reference: Any, folder: Path, scores: Path) -> None:

@@ -257,7 +257,7 @@ def test_monai_label_gets_a_plain_picture(weights, probes):
     from monai.transforms import Compose, SaveImaged
 
     parser = ConfigParser(json.loads((CONFIGS / "inference.json").read_text(encoding="utf-8")))
-    parser.update({"device": "cpu", "weights": str(weights), **NETWORK})
+    parser.update({"device": "cpu", "weights": str(weights)})
     before, after = (parser.get_parsed_content(name) for name in ("preprocessing", "postprocessing"))
     kept = Compose([t for t in after.transforms if not isinstance(t, SaveImaged)])
     assert len(kept.transforms) == len(after.transforms) - 1

@@ -95,7 +95,7 @@ def test_weights_tell_their_network(network):
     assert DRNN.form_of(DRNN(3, 0).state_dict()) == {"channels": 3, "blocks": 0}
     state = network.state_dict()
     for broken in ({}, {"tail.weight": torch.zeros(3)}, {**state, "more": torch.zeros(1)}):
-        with pytest.raises(ValueError, match="convolution|residual blocks"):
+        with pytest.raises(ValueError, match=r"convolution|residual blocks"):
             DRNN.form_of(broken)
 
 
