@@ -25,9 +25,10 @@ __all__ = [
 
 
 def say(text: str) -> None:
-    """Prints a line at once, in the first process only, whatever characters the terminal knows."""
+    """Prints lines at once, in the first process only, whatever characters the terminal knows."""
     if is_main_process():
-        print(_known(shown(text), getattr(sys.stdout, "encoding", None) or "utf-8"), flush=True)
+        lines = "\n".join(map(shown, text.split("\n")))
+        print(_known(lines, getattr(sys.stdout, "encoding", None) or "utf-8"), flush=True)
 
 
 def _known(text: str, encoding: str) -> str:
