@@ -2,6 +2,7 @@
 """What the fault suite runs in processes that it kills, forked from one that has imported everything."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) ->
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = ["test"]
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s", force=True)
     if uid:
         os.setuid(uid)
     print(f"started {time.time()}", flush=True)

@@ -90,7 +90,7 @@ def lines(log):
     """What a run said at its end: errors alone."""
     text = Path(log).read_text(encoding="utf-8")
     assert "Traceback" not in text, text
-    return [line for line in text.splitlines() if line.startswith("error: ") or " ERROR " in line]
+    return [line for line in text.splitlines() if line.startswith("error: ") or line.startswith("ERROR ")]
 
 
 def kill_at_random(process, seconds, sent, chance):
