@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -313,5 +314,13 @@ def plain_errors() -> None:
         else:
             before(kind, error, traceback)
 
+    in_thread = threading.excepthook
+
+    def thread_hook(args) -> None:
+        # TensorBoard's writer hands its error to the main thread, which ends with it
+        if args.exc_value is None or storage_error(args.exc_value) is None:
+            in_thread(args)
+
     hook.prints_plain_errors = True
     sys.excepthook = hook
+    threading.excepthook = thread_hook

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the fault suite runs in processes that it kills, forked from one that has imported everything."""
 
+import atexit
 import contextlib
 import logging
 import os
@@ -11,7 +12,6 @@ import time
 import torch
 from monai.bundle import ConfigWorkflow
 
-from common.claims import release_all
 from common.inputs import plain_errors
 
 
@@ -45,4 +45,4 @@ def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) ->
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        release_all()
+        atexit._run_exitfuncs()  # which a forked process leaves out
