@@ -16,7 +16,7 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None
 
-__all__ = ["Claim", "release_all"]
+__all__ = ["Claim", "claimed_folder", "release_all"]
 
 UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a file system without locks
 _held: dict[Path, Claim] = {}
@@ -103,6 +103,11 @@ def _is(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def claimed_folder() -> Path | None:
+    """The folder of the first claim that this process holds: where its results go."""
+    return next((path.parent for path in _held), None)
 
 
 def release_all() -> None:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.claims import claimed_folder
 from common.headers import InputError
 
 __all__ = ["StorageError", "check_folder", "remove_partials", "replacing", "storage_error", "writing"]
@@ -91,7 +92,7 @@ def storage_error(error: BaseException, path: str | os.PathLike | None = None) -
 
     Args:
         error: what was raised.
-        path: the file; None for the one that the error names.
+        path: the file; None for the one that the error names, or the folder that this process has claimed.
     """
     seen: list[BaseException] = []
     link: BaseException | None = error
@@ -101,7 +102,7 @@ def storage_error(error: BaseException, path: str | os.PathLike | None = None) -
         if isinstance(link, InputError):
             return None
         if isinstance(link, OSError) and _is_storage(link, path):
-            named = path if path is not None else link.filename
+            named = path or link.filename or claimed_folder() or "results"  # some writers do not say which file
             return _told(link.strerror, named, link.errno in FULL | {errno.EROFS})
         seen.append(link)
         link = link.__cause__ or link.__context__
@@ -120,10 +121,10 @@ def _is_storage(error: OSError, path: str | os.PathLike | None) -> bool:
     return named.parent == folder or folder.is_relative_to(named)  # not a file that was read meanwhile
 
 
-def _told(reason: str | None, path: str | os.PathLike | None, everywhere: bool) -> StorageError:
-    space = _free(path or Path.cwd())
+def _told(reason: str | None, path: str | os.PathLike, everywhere: bool) -> StorageError:
+    space = _free(path)
     text = "" if space is None else f", {_size(space[0])} of {_size(space[1])} free"
-    return StorageError(f"cannot be written: {reason}{text}", path or "a file", everywhere)
+    return StorageError(f"cannot be written: {reason}{text}", path, everywhere)
 
 
 def _free(path: str | os.PathLike) -> tuple[int, int] | None:

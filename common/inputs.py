@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -280,19 +281,25 @@ def _not_said_later(record: logging.LogRecord) -> bool:
     return not (engines and record.levelno >= logging.ERROR and error is not None and _plain(error) is not None)
 
 
+class _EngineLogger(logging.getLoggerClass()):
+    def __init__(self, name: str, level: int = logging.NOTSET) -> None:
+        super().__init__(name, level)
+        self.addFilter(_not_said_later)
+
+
 def plain_errors() -> None:
     """From now on, an uncaught error caused by an `InputError` or a full disk prints `error: <its line>` alone.
 
     For the first item of a config's `run`; the exit status stays 1, and other errors print as before. What MONAI's and
     ignite's engines log of such an error on its way, traceback and all, is left out.
     """
-    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
-        for handler in getattr(logger, "handlers", ()):
-            if _not_said_later not in handler.filters:
-                handler.addFilter(_not_said_later)
     if getattr(sys.excepthook, "prints_plain_errors", False):
         return
     before = sys.excepthook
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.addFilter(_not_said_later)
+    logging.setLoggerClass(_EngineLogger)  # engines and their handlers make theirs later
 
     def hook(kind, error, traceback) -> None:
         told = _plain(error)
@@ -301,5 +308,13 @@ def plain_errors() -> None:
         else:
             before(kind, error, traceback)
 
+    in_thread = threading.excepthook
+
+    def thread_hook(args) -> None:
+        # TensorBoard's writer hands its error to the main thread, which ends with it
+        if args.exc_value is None or storage_error(args.exc_value) is None:
+            in_thread(args)
+
     hook.prints_plain_errors = True
     sys.excepthook = hook
+    threading.excepthook = thread_hook

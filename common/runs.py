@@ -6,10 +6,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -98,10 +99,23 @@ def _remove_if_unused(folder: Path, claim: Claim) -> None:
 
 
 def save_config(folder: Path, keys: dict[str, Any]) -> None:
-    """Writes the keys a run was started with as ``config.json`` into its folder, of paths their names alone."""
+    """Writes what a run was started with as ``config.json`` into its folder, of absolute paths their names alone."""
     if is_main_process():
         with replacing(Path(folder) / "config.json") as partial:
-            partial.write_text(json.dumps(without_folders(keys), indent=4) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(_anywhere(keys), indent=4, default=str) + "\n", encoding="utf-8")
+
+
+def _anywhere(given: Any) -> Any:
+    """A configuration without folders of this machine; relative paths and expressions stay."""
+    if isinstance(given, dict):
+        return {key: _anywhere(inner) for key, inner in given.items()}
+    if isinstance(given, list | tuple):
+        return [_anywhere(inner) for inner in given]
+    if isinstance(given, str | os.PathLike):
+        text = os.fspath(given)
+        if text.startswith("~") or Path(text).is_absolute() or PureWindowsPath(text).is_absolute():
+            return without_folders(text)
+    return given
 
 
 def end_tracking(handlers: Sequence[Any]) -> None:

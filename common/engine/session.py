@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from common.handlers import (
     WeightAverage,
     tensorboard_folder,
 )
-from common.runs import end_tracking
+from common.runs import end_tracking, save_config
 from common.weights import bare, load_into
 
 from .keys import Recipe
@@ -180,10 +179,7 @@ class Session:
             ).attach(engine)
 
     def _record(self) -> None:
-        if is_main_process():
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.recipe.record(self.keys["config"]), indent=4, default=str)
-            (self.run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+        save_config(self.run_dir, self.recipe.record(self.keys["config"]))
 
     def _announce(self, job: str, source: str, data: Any = None) -> None:
         device = next(bare(self.network).parameters()).device

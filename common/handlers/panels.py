@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw
 
 from common.console import say
-from common.files import replacing
+from common.files import replacing, writing
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
 
@@ -94,7 +94,10 @@ class Panels:
             return
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, and is optional
 
-        with SummaryWriter(log_dir=str(self.tensorboard), filename_suffix=".panels") as writer:
+        with (
+            writing(self.tensorboard),
+            SummaryWriter(log_dir=str(self.tensorboard), filename_suffix=".panels") as writer,
+        ):
             writer.add_image(tag, picture, epoch, dataformats="HWC")
 
 

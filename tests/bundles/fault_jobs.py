@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the fault suite runs in processes that it kills, forked from one that has imported everything."""
 
+import atexit
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -10,7 +12,6 @@ import time
 import torch
 from monai.bundle import ConfigWorkflow
 
-from common.claims import release_all
 from common.inputs import plain_errors
 
 
@@ -28,6 +29,7 @@ def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) ->
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = ["test"]
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s", force=True)
     if uid:
         os.setuid(uid)
     print(f"started {time.time()}", flush=True)
@@ -43,4 +45,4 @@ def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) ->
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        release_all()
+        atexit._run_exitfuncs()  # which a forked process leaves out

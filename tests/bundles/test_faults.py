@@ -30,6 +30,7 @@ from tools.package import bundle_names
 
 pytestmark = pytest.mark.distributed
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+RESULTS = {"lesion_msgan": 2}  # per case, where it is not one
 CASES = {
     "mri_sr3d": {"sequence": "t1c", "scale": [1, 1, 2]},
     "rslm_denoise": {"sequence": "t1c", "estimate_noise": False},
@@ -90,7 +91,7 @@ def lines(log):
     """What a run said at its end: errors alone."""
     text = Path(log).read_text(encoding="utf-8")
     assert "Traceback" not in text, text
-    return [line for line in text.splitlines() if line.startswith("error: ") or " ERROR " in line]
+    return [line for line in text.splitlines() if line.startswith("error: ") or line.startswith("ERROR ")]
 
 
 def kill_at_random(process, seconds, sent, chance):
@@ -166,7 +167,7 @@ def test_two_runs_into_one_folder_share_the_cases(start, tiny, tmp_path, name):
     said = [Path(job[3]).read_text(encoding="utf-8") for job in jobs]
     assert all("4 of 4 cases done" in text for text in said)
     saved = re.findall(r"saved (\S+)", "".join(said))
-    assert len(saved) == len(set(saved)) == 4  # each by one of the two
+    assert len(saved) == len(set(saved)) == 4 * RESULTS.get(name, 1)  # each by one of the two
 
 
 def test_the_second_training_of_one_name_is_refused_in_one_line(start, tiny, tmp_path):

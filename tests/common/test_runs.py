@@ -2,6 +2,7 @@
 """Each run has a folder of its own, and a resumed run finds its own again."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -76,6 +77,36 @@ def test_the_users_home_can_be_written_as_a_tilde(tmp_path, monkeypatch):
 def test_the_keys_of_a_run_are_kept(tmp_path):
     save_config(tmp_path, {"epochs": 3, "device": torch.device("cpu")})
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == {"epochs": 3, "device": "cpu"}
+
+
+def test_the_record_names_no_folder_of_the_machine(tmp_path):
+    paths = {"a": "/home/Doe [Jane]/x.pt", "b": ["~/Doe/y", {"c": r"C:\Doe\z.pt"}], "d": tmp_path / "Doe" / "v"}
+    kept = {"e": "scans/t1.nii", "f": "$@bundle_root + '/models'", "g": "**/*.nii*", "h": 0.5, "i": None}
+    save_config(tmp_path, {**paths, **kept})
+    told = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert told == {"a": "x.pt", "b": ["y", {"c": "z.pt"}], "d": "v", **kept}
+
+
+def test_a_run_at_work_is_left_alone(tmp_path):
+    folder = run_folder(tmp_path, "mine", False, "sample")
+    child = os.fork()
+    if child == 0:  # another process
+        try:
+            told = refused(tmp_path, "mine", False, "sample")
+            taken = f"{folder}: process {os.getppid()} on {socket.gethostname()} is at work in this run; "
+            os._exit(0 if told.startswith(taken) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("file", ["runs", "runs/mine"])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, file):
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    if file == "runs":
+        (tmp_path / "runs").rmdir()
+    (tmp_path / file).touch()
+    assert "cannot be written: " in refused(tmp_path / "runs", "mine", False, "sample")
 
 
 def test_the_seed_decides_the_starting_weights():

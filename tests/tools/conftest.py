@@ -69,8 +69,8 @@ def small_denoiser(tmp_path, monkeypatch):
 def verify(monkeypatch, capsys):
     """Run tools.verify on a bundle or zip; gives exit status and lines of the report."""
 
-    def run(target):
-        monkeypatch.setattr("sys.argv", ["verify", str(target)])
+    def run(target, *words):
+        monkeypatch.setattr("sys.argv", ["verify", str(target), *words])
         try:
             verifying.main()
             status = 0

@@ -106,7 +106,7 @@ def check_weights(name: str) -> list[str]:
     keys = [key for key, value in parser.get().items() if isinstance(value, str) and value.startswith("$@ckpt_dir +")]
     named = {Path(parser.get_parsed_content(key)): key for key in keys}
     wrong = [f"{path} is missing" for path in {Path("models/model.pt"): "", **named} if not path.is_file()]
-    for path in sorted(Path("models").rglob("*.pt")):
+    for path in sorted(Path("models").rglob("[!.]*.pt")):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             wrong.append(f"{path} is not flat")

@@ -21,6 +21,7 @@ from common.pictures import open_picture, orientation, turned
 from common.savers import ExpectedResults, SaveRestoredd, stem_of
 from common.series import is_dicom
 
+from .deidentify import deidentified
 from .frames import Frames, read_frames
 from .metrics import histogram, kl_divergence
 from .pictures import draw_histograms, load_reference
@@ -32,7 +33,14 @@ HISTOGRAM = ".histogram.png"  # behind the result's whole file name: frame.png a
 TEXT = "despeckled by us_despeckle, not for diagnosis"
 
 
-def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, lossless: bool = False) -> None:
+def write_like(
+    source: str,
+    target: Path,
+    grey: np.ndarray,
+    region: np.ndarray,
+    lossless: bool = False,
+    deidentify: bool = False,
+) -> None:
     """Writes new grey levels inside a region into a copy of a file, of the same kind, size and pixel type.
 
     JPEG is written with the source's own quantisation tables and subsampling, so that blocks without ultrasound come
@@ -44,11 +52,15 @@ def write_like(source: str, target: Path, grey: np.ndarray, region: np.ndarray, 
         grey: ``(N, H, W)`` in [0, 1].
         region: boolean ``(H, W)``, what is replaced.
         lossless: PNG where the source is JPEG.
+        deidentify: black outside the region, where names are written, and DICOM without the patient's data, see
+            ``deidentified``.
     """
     frames = read_frames(source)
     pixels = _replaced(frames, grey, region)
+    if deidentify:
+        pixels[:, ~region] = 0
     if is_dicom(source):
-        _write_dicom(source, target, pixels, frames)
+        _write_dicom(source, target, pixels, frames, deidentify)
         return
     with open_picture(source, tuple(ENDINGS)) as before:
         pages = [Image.fromarray(page) for page in pixels]
@@ -84,7 +96,7 @@ def _replaced(frames: Frames, grey: np.ndarray, region: np.ndarray) -> np.ndarra
     return pixels
 
 
-def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames) -> None:
+def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames, deidentify: bool) -> None:
     import pydicom
 
     dataset = pydicom.dcmread(source)
@@ -104,6 +116,8 @@ def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames) 
     dataset.ImageType = ["DERIVED", "SECONDARY", *list(dataset.get("ImageType", []))[2:]]
     dataset.DerivationDescription = TEXT
     dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
+    if deidentify:
+        dataset = deidentified(dataset)
     for _ in dataset.iterall():  # elements as yet undecoded would be written as they are, in whatever encoding that is
         pass
     dataset.save_as(target, enforce_file_format=True)
@@ -143,6 +157,7 @@ class SaveFramesd(SaveRestoredd):
         reference: histogram of the reference probe for the picture, see ``load_reference``; None leaves it out of it.
         histograms: write the picture as ``<result>.histogram.png``.
         lossless: JPEG becomes PNG.
+        deidentify: see ``write_like``.
         ref_key: the input.
     """
 
@@ -155,11 +170,13 @@ class SaveFramesd(SaveRestoredd):
         reference: Any = None,
         histograms: bool = True,
         lossless: bool = False,
+        deidentify: bool = False,
         ref_key: str = "image",
     ) -> None:
         super().__init__(keys, output_dir, "despeckled", facts, root, description=TEXT)
         self.reference = load_reference(reference)
-        self.histograms, self.lossless, self.ref_key = histograms, lossless, ref_key
+        self.histograms, self.lossless, self.deidentify = histograms, lossless, deidentify
+        self.ref_key = ref_key
 
     def name_of(self, image: Any, source: str, postfix: str) -> str:
         """The result's file name, with the ending of its kind."""
@@ -168,7 +185,7 @@ class SaveFramesd(SaveRestoredd):
     def write(self, path: Path, image: Any, source: str) -> None:
         """Writes the ultrasound region into a copy of the input."""
         frames = image.as_tensor().detach().cpu().float()
-        write_like(source, path, frames.numpy(), _region(image).numpy(), self.lossless)
+        write_like(source, path, frames.numpy(), _region(image).numpy(), self.lossless, self.deidentify)
 
     def write_beside(
         self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any], facts: Mapping[str, Any]
