@@ -26,7 +26,8 @@ are per case and of that machine, beside whatever else it did; compare them with
 signed-rank test of a method against the network, where there are six cases.
 
 A stored run is made anew, or finished, by its command with `--out docs/results/NAME`: rivals keep their lines, the
-network's are replaced where the weights have changed. `pip install -e ".[benchmark]"` installs the rivals that are packages.
+network's are replaced where the weights have changed. `pip install -e ".[benchmark]"` installs those rivals that are
+packages.
 """
 START, END = "<!-- results: made by python -m tools.results -->", "<!-- end of results -->"
 
