@@ -24,6 +24,10 @@ Made by `python -m tools.results` from the files in [results](results); do not e
 `python -m tools.benchmark quality`: the bundle's own evaluation, the same cases for every method, one process. Seconds
 are per case and of that machine, beside whatever else it did; compare them within a table only. p is Wilcoxon's
 signed-rank test of a method against the network, where there are six cases.
+
+A stored run is made anew, or finished, by its command with `--out docs/results/NAME`: rivals keep their lines, the
+network's are replaced where the weights have changed. `pip install -e ".[benchmark]"` installs those rivals that are
+packages.
 """
 START, END = "<!-- results: made by python -m tools.results -->", "<!-- end of results -->"
 

@@ -40,7 +40,7 @@ def test_sr3d_writes_a_table_of_finite_ratios(command, tmp_path, capsys, monkeyp
         [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"
     ]
     assert header == ["what", "ours", "other", "ratio", "target", "met"]
-    told = ["bare convolution", "SlidingWindowInferer", "40x36x32 voxels by 2x2x2", "8 training patches of 25^3"]
+    told = ["bare convolution", "SlidingWindowInferer", "40x36x32 voxels by 2x2x2", "8 training patches of 21^3"]
     assert len(rows) == 4 and all(words in row[0] for words, row in zip(told, rows, strict=True))
     assert [row[4] for row in rows] == ["at least 0.90", "at least 2.50", "at most 3 %", "at most 5 %"]
     assert rows == [comparison.row() for comparison in measured]

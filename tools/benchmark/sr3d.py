@@ -173,7 +173,7 @@ def _training_data(network: nn.Module, volume: Sequence[int], device: torch.devi
     budget = recipe["budgets"]["short"]
     size, batch_size = budget["patch_size"], budget["batch_size"]
     volumes = [{"image": torch.rand(1, *volume, device=device)} for _ in range(2)]
-    profile = SliceProfile(parse_scales(recipe["training_scales"]), guide_dropout=recipe["guide_dropout"])
+    profile = SliceProfile(parse_scales(recipe["default_scales"]), guide_dropout=recipe["guide_dropout"])
     patches = RandomPatches(volumes, profile, size, 1000 * batch_size, orient=recipe["orient"])
     numbers = itertools.count()
 
