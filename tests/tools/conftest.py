@@ -55,9 +55,6 @@ def small_denoiser(tmp_path, monkeypatch):
     source = Path(rslm_denoise_lib.__file__).parents[1]
     folder = tmp_path / "bundles" / source.name
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("runs", "eval", "__pycache__"))
-    for name in ("train", "inference"):
-        _change(folder / "configs" / f"{name}.json", "network_def", "filters", to=4)
-        _change(folder / "configs" / f"{name}.json", "network_def", "filter_sizes", to=SIZES)
     _change(folder / "configs" / "metadata.json", "eval_metrics", to={"psnr": 30.0})
     torch.save(Generator(4, SIZES).state_dict(), folder / "models" / "model.pt")
     monkeypatch.setattr(packing, "ROOT", tmp_path)

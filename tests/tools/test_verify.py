@@ -30,7 +30,7 @@ def _spoil_weights(folder, change):
 
 
 def _other_weights(folder, change):
-    torch.save(Generator(8, SIZES).state_dict(), folder / "models" / "model.pt")
+    torch.save(torch.nn.Linear(2, 3).state_dict(), folder / "models" / "model.pt")
 
 
 def _infinite(folder, change):
@@ -75,7 +75,8 @@ def _network(body):
     def spoil(folder, change):
         code = textwrap.indent(textwrap.dedent(body), " " * 8)
         (folder / "odd_network.py").write_text(ODD + code, encoding="utf-8")
-        change(folder / "configs" / "inference.json", "network_def", "_target_", to="odd_network.Odd")
+        odd = {"_target_": "odd_network.Odd", "filters": 4, "filter_sizes": SIZES, "residual": False}
+        change(folder / "configs" / "inference.json", "network_def", to=odd)
 
     return spoil
 
@@ -178,7 +179,7 @@ FAULTS = {
     ),
     "ONNX breaks": (_network("return y if float(y.sum()) > 0 else -y"), "ONNX", "Error: "),
     "nested weights": (_spoil_weights, "weights", "model.pt is not flat"),
-    "other weights": (_other_weights, "weights", "belong to another network shape"),
+    "other weights": (_other_weights, "weights", "holds no weights of a Generator"),
     "infinite": (_infinite, "weights", "not finite"),
     "output": (
         _change("metadata", "network_data_format", "outputs", "pred", "scale_factor", to=4),

@@ -29,11 +29,9 @@ def bundle(request, tmp_path, change, monkeypatch):
     name = request.param
     folder = tmp_path / name
     shutil.copytree(packing.ROOT / "bundles" / name, folder, ignore=shutil.ignore_patterns("runs", "eval", "__py*"))
-    for config in ("train", "inference"):
-        for key, number in SMALL[name].items():
-            change(folder / "configs" / f"{config}.json", "network_def", key, to=number)
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
+    parser["network_def"] |= {"from_scratch": True, "form": SMALL[name]}
     made = parser.get_parsed_content("network_def")
     for path in (folder / "models/model.pt", *folder.glob("models/targets/*.pt")):
         if name == "brasyn_synthesis":

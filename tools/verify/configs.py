@@ -19,7 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 __all__ = ["check_keys", "check_paths", "check_shared_blocks"]
 
 STANDING = ("imports", "run", "finalize", "displayable_configs", "val_interval")  # read by MONAI or by apps
-SHARED = ("imports", "bundle_root", "ckpt_dir", "weights", "device", "amp", "memory_gb", "network_def", "network")
+SHARED = ("imports", "bundle_root", "ckpt_dir", "device", "amp", "memory_gb", "network_def", "network")
 SEPARATOR = "::"
 # a folder of the root or of a drive, at the start or where a path would begin within a text
 ABSOLUTE = re.compile(
@@ -45,6 +45,7 @@ def _files(name: str) -> list[str]:
     base = {"multi_gpu_inference.json": ["inference.json"], "multi_gpu_evaluate.json": ["train.json", "evaluate.json"]}
     if name.startswith("paper/") and name != "paper/base.json" and Path("configs/paper/base.json").is_file():
         return ["train.json", "paper/base.json", name]
+    base |= dict.fromkeys(("evaluate_detector.json", "shipped_detector.json"), ["train_detector.json"])
     return [*base.get(name, ["train.json"]), name]
 
 
@@ -100,6 +101,8 @@ def _reached(parser: ConfigParser) -> tuple[set[tuple[str, ...]], list[str]]:
     ]
     if "keys" in parser:  # which reads the budgets, and every key that is declared
         known += ["budgets", "budget"]
+    # networks of further weights, which ``check_weights`` builds
+    known += [key for key in parser.get() if f"{key.removesuffix('network')}weights" in parser]
     waiting = [i for i in (*STANDING, *(ReferenceResolver.normalize_id(i) for i in known)) if i in parser]
     reached, missing = set(waiting), []
     while waiting:
@@ -156,13 +159,16 @@ def _unused_numbers(config: str, code: str) -> list[str]:
     texts = "\n".join(text for part in _files(config) for text in _leaves(_read(part))) + code
     looked_up = set(re.findall(r"""(?:\[|\.get\()\s*['"](\w+)['"]""", texts))
     keys = set().union(*(_read(part) for part in _files(config)))
+    looked_up |= {"network", "fine_tuning_rate"}
     if "keys" in keys:  # a budget's numbers take the place of keys that are null
-        looked_up |= keys | {"network", "fine_tuning_rate"}
+        looked_up |= keys
 
     def walk(path: str, value: Any) -> Iterator[str]:
         depth = path.count(".")  # budgets.NAME.number
         if depth > 1 and path.split(".")[-1] not in looked_up:
             yield path
+        elif path.endswith(".network"):  # arguments of the network's class, which refuses others
+            return
         elif isinstance(value, dict):
             for key, inner in value.items():
                 yield from walk(f"{path}.{key}", inner)

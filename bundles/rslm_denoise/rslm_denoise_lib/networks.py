@@ -119,14 +119,18 @@ class Generator(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Noise-free image ``(B, 1, H, W, D)``, 0 or more, of a noisy one with background 0 and foreground up to 1."""
-        kind = image.device.type
-        last = len(self.layers) - (1 if self.residual else 2)
+        output = self.layers(image) if torch.jit.is_scripting() else self._layers(image)
+        return torch.relu(image + output) if self.residual else output
+
+    @torch.jit.unused
+    def _layers(self, image: torch.Tensor) -> torch.Tensor:
+        """The layers, the first and the last in float32 under autocast: bfloat16 would show as steps of grey."""
+        kind, last = image.device.type, len(self.layers) - (1 if self.residual else 2)
         with torch.autocast(kind, enabled=False):
             features = self.layers[:2](image.float())
         features = self.layers[2:last](features)
         with torch.autocast(kind, enabled=False):
-            output = self.layers[last:](features.float())
-        return torch.relu(image + output) if self.residual else output
+            return self.layers[last:](features.float())
 
 
 def memory_format(network: nn.Module, device: torch.device | str) -> torch.memory_format:

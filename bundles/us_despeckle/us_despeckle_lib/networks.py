@@ -115,6 +115,10 @@ class DRNN(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Despeckled grey levels of ``(B, 1, H, W)`` in [0, 1], any height and width; not clipped."""
         features = self.body(self.head(image))
+        return self.tail(features) if torch.jit.is_scripting() else self._tail(features)
+
+    @torch.jit.unused
+    def _tail(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast(features.device.type, enabled=False):  # a grey level is finer than bfloat16
             return self.tail(features.float())
 
