@@ -43,6 +43,7 @@ def _files(name: str) -> list[str]:
     if name in ("train.json", "inference.json") or "network_def" in _read(name):
         return [name]
     base = {"multi_gpu_inference.json": ["inference.json"], "multi_gpu_evaluate.json": ["train.json", "evaluate.json"]}
+    base |= {f"{kind}_detector.json": ["train_detector.json"] for kind in ("evaluate", "shipped")}
     if name.startswith("paper/") and name != "paper/base.json" and Path("configs/paper/base.json").is_file():
         return ["train.json", "paper/base.json", name]
     base |= dict.fromkeys(("evaluate_detector.json", "shipped_detector.json"), ["train_detector.json"])

@@ -114,6 +114,8 @@ def check_weights(name: str) -> list[str]:
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             wrong.append(f"{path} holds values that are not finite")
         key = named.get(path, "weights")
+        if key == "weights" and key in parser.get():
+            parser[key] = str(path)  # each file tells its own network
         try:
             network = "network_def" if key == "weights" else key.removesuffix("weights") + "network"
             _load(parser.get_parsed_content(network), path)
