@@ -18,7 +18,7 @@ from nibabel.openers import ImageOpener
 from common.errors import InputError, one_line, shown
 from common.pictures import SUFFIXES as PICTURES
 from common.pictures import open_picture
-from common.series import dicom_series, is_dicom, pixel_spacing, read_information, series_affine
+from common.series import check_plane, dicom_series, is_dicom, read_information, series_affine
 
 __all__ = [
     "NIFTI_SUFFIXES",
@@ -194,7 +194,7 @@ def _check_itk(path: str, ndim: int, color: bool, volumes: bool = False) -> None
     _check_pixels(path, io, color)
     _check_shape(path, [io.GetDimensions(i) for i in axes], ndim, volumes)
     if is_dicom(path):
-        pixel_spacing(io, path)
+        check_plane(io, path)
     spacing = np.array([io.GetSpacing(i) for i in axes])
     _check_spacing(path, spacing[:ndim])
     columns = [np.array(io.GetDirection(i)) * spacing[i] for i in axes]
@@ -212,7 +212,7 @@ def _check_dicom_folder(path: str, ndim: int, color: bool, allow_missing_slices:
         raise InputError("several multi-frame files in one series; name one of them", path)
     _check_shape(path, [first.GetDimensions(0), first.GetDimensions(1), len(files)], ndim)
     for file in files:
-        pixel_spacing(read_information(file), file)
+        check_plane(read_information(file), file)
     _check_spacing(path, np.array([first.GetSpacing(0), first.GetSpacing(1)]))
     _check_affine(path, series_affine(files, path)[:3])
 

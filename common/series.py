@@ -14,12 +14,13 @@ from monai.utils import optional_import
 
 from common.errors import InputError, one_line, shown
 
-__all__ = ["dicom_series", "pixel_spacing", "read_information", "readable_slices", "series_affine", "series_files"]
+__all__ = ["check_plane", "dicom_series", "read_information", "readable_slices", "series_affine", "series_files"]
 
 itk, has_itk = optional_import("itk")
 logger = logging.getLogger(__name__)
 
 UNEVEN = 0.02  # slice gaps may differ by this share of their mean (positions are stored with few digits)
+ORTHONORMAL = 1e-2  # for directions stored with few digits
 BESIDE = 0.1  # mm that a slice may lie beside the straight line through the others
 TILT = 0.5  # degrees between the slices' normal and the way from one to the next that are worth a word
 NAMED = 5  # files that a line names
@@ -78,6 +79,9 @@ def dicom_series(folder: str | os.PathLike, allow_missing_slices: bool = False) 
     Raises:
         InputError: as `series_files`, or files that cannot be read; the line names them.
     """
+    gone = [name for name in sorted(os.listdir(folder)) if not os.path.exists(os.path.join(folder, name))]
+    if gone:  # at which GDCM stops to list the folder
+        raise InputError(f"links to files that are not there: {', '.join(gone[:NAMED])}", folder)
     files = series_files(folder)
     known = {os.path.basename(file) for file in files}
     endings = {_ending(name) for name in known}
@@ -144,19 +148,30 @@ def tag_of(io: Any, tag: str) -> str:
     return str(dictionary[tag]).strip() if dictionary.HasKey(tag) else ""
 
 
-def pixel_spacing(io: Any, path: str) -> None:
-    """Raise `InputError` where a DICOM file states no pixel spacing, which ITK would take as 1 mm."""
+def check_plane(io: Any, path: str) -> None:
+    """Raise `InputError` where a DICOM file states no spacing or direction of its pixels, which ITK would make up."""
     if not tag_of(io, "0008|0016") or tag_of(io, "0008|0016") in ENHANCED:
         return
-    text = tag_of(io, "0028|0030")
+    spacing = _numbers(io, "0028|0030")
+    if len(spacing) != 2 or not all(0 < value < float("inf") for value in spacing):
+        raise InputError(f"PixelSpacing is {_told(io, '0028|0030')}: the pixels' size is not known", path)
+    if float(tag_of(io, "0028|0008") or 1) > 1:  # each frame may have a plane of its own
+        return
+    rows = np.array(_numbers(io, "0020|0037"))
+    plane = rows.reshape(2, 3) @ rows.reshape(2, 3).T if rows.size == 6 else np.zeros((2, 2))
+    if not np.allclose(plane, np.eye(2), atol=ORTHONORMAL):
+        raise InputError(f"ImageOrientationPatient is {_told(io, '0020|0037')}: the slice's place is not known", path)
+
+
+def _numbers(io: Any, tag: str) -> list[float]:
     try:
-        values = [float(part) for part in text.split("\\")]
+        return [float(part) for part in tag_of(io, tag).split("\\")]
     except ValueError:
-        values = []
-    if len(values) != 2 or not all(0 < value < float("inf") for value in values):
-        raise InputError(
-            f"PixelSpacing is {text!r}: the pixels' size is not known" if text else "no PixelSpacing", path
-        )
+        return []
+
+
+def _told(io: Any, tag: str) -> str:
+    return repr(tag_of(io, tag)) if tag_of(io, tag) else "missing"
 
 
 def series_affine(files: Sequence[str], folder: str | os.PathLike) -> np.ndarray:

@@ -61,7 +61,7 @@ def affine_of(step=(0, 0, 2.5)):
 
 def series_kind(name: str, says: str | None = None, step=(0, 0, 2.5), after=None, shape=None, **how) -> None:
     """Registers a series; ``after(folder)`` changes its files."""
-    warns = how.pop("warns", None)
+    warns, affine = how.pop("warns", None), how.pop("affine", True)
 
     def make(folder, stem):
         made = write_series(folder / "series", stem, step, **how)
@@ -69,9 +69,8 @@ def series_kind(name: str, says: str | None = None, step=(0, 0, 2.5), after=None
             after(made)
         return made
 
-    kind(
-        name, says, SLICED, dicom=True, warns=warns, place=lambda path: affine_of(step), shape=shape or (20, 24, COUNT)
-    )(make)
+    more = {"warns": warns, "place": lambda path: affine_of(step), "shape": shape or (20, 24, COUNT)}
+    kind(name, says, SLICED, dicom=True, affine=affine, **more)(make)
 
 
 def _cut(number, keep):
@@ -151,10 +150,10 @@ series_kind("DICOM series, PixelSpacing negative", "PixelSpacing", change=_set(P
 series_kind("DICOM series, PixelSpacing of one number", "PixelSpacing", change=_set(PixelSpacing=[1]))
 series_kind("DICOM series, PixelSpacing differs once", "differ in pixel spacing", change=_set(4, PixelSpacing=[2, 2]))
 series_kind("DICOM series, no positions", "position", change=_set(ImagePositionPatient=None))
-series_kind("DICOM series, no orientation", "", change=_set(ImageOrientationPatient=None))
+series_kind("DICOM series, no orientation", "ImageOrientationPatient", change=_set(ImageOrientationPatient=None))
 series_kind(
     "DICOM series, orientation of zeros",
-    "orientation|singular|affine|direction",
+    "ImageOrientationPatient",
     change=_set(ImageOrientationPatient=[0] * 6),
 )
 series_kind(
@@ -162,8 +161,10 @@ series_kind(
 )
 series_kind("DICOM series, one slice moved sideways", "beside", change=_set(5, ImagePositionPatient=[0, 5, 42.5]))
 series_kind("DICOM series, a position twice", "position", change=_set(5, ImagePositionPatient=[-10, 5, 40]))
-series_kind("DICOM series, a slice is not there", "", change=lambda number, made: number != 6)
-series_kind("DICOM series, uneven gaps", "", change=_set(6, ImagePositionPatient=[-10, 5, 45.9]))
+series_kind("DICOM series, a slice is not there", warns="apart", affine=False, change=lambda number, made: number != 6)
+series_kind(
+    "DICOM series, uneven gaps", warns="apart", affine=False, change=_set(6, ImagePositionPatient=[-10, 5, 45.9])
+)
 series_kind("DICOM series, one slice alone", "", count=1)
 series_kind("DICOM series, two slices", count=2, shape=(20, 24, 2))
 series_kind(

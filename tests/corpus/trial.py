@@ -185,9 +185,8 @@ def send(bundle, run_files: Callable, root: Path, kinds: Sequence[Kind], problem
     for kind in kinds:
         outcome, place = outcomes[kind.name], str(data / folders[kind.name])
         outcome.failures = [line.strip() for line in told if f"{place}/" in line or f"{place}:" in line]
-        outcome.results = [
-            p for p in sorted((out / folders[kind.name]).rglob("*")) if p.is_file() and ".json" not in p.name
-        ]
+        written = [*sorted(out.glob(f"{folders[kind.name]}/**/*")), *sorted(out.glob(f"{folders[kind.name]}_*"))]
+        outcome.results = [path for path in written if path.is_file() and not path.name.endswith(".json")]
         outcome.warnings = [line for line in run.warnings if place in line]
         outcome.raised = run.raised
         if any("\n" in line for line in (*outcome.failures, *outcome.warnings)):

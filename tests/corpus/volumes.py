@@ -268,7 +268,7 @@ header_kind("shorter axes than there are voxels", dim=_dims(20, 24, 10))
 header_kind(
     "two axes", "2D image", dim=_dims(20, 24), more={"bundles": ("mri_sr3d", "rslm_denoise", "brasyn_synthesis")}
 )
-header_kind("two axes, as a slice", dim=_dims(20, 24), more={"bundles": LESION, "affine": False})
+header_kind("two axes, as a slice", data=lambda x: x[..., 6], more={"bundles": LESION, "affine": False})
 header_kind("one axis", "1D image", dim=_dims(480))
 header_kind("four volumes", "4D image", data=lambda x: np.stack([x] * 4, -1), more={"bundles": VOLUMES})
 header_kind("five axes", "5D image", data=lambda x: x[..., None, None].repeat(3, -1))
