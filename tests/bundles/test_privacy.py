@@ -61,18 +61,26 @@ def traces(folder):
     return found
 
 
-CASES = {"mri_sr3d": {}, "rslm_denoise": {"estimate_noise": False}, "lesion_msgan": {"detector": "foreground"}}
+CASES = {
+    "mri_sr3d": {},
+    "rslm_denoise": {"estimate_noise": False},
+    "lesion_msgan": {"detector": "foreground"},
+    "brasyn_synthesis": {"target": "t1c", "views": 1},
+}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_series_leaves_nothing_of_the_patient(tiny, run_files, write_dicom, tmp_path, capfd, caplog, name):
     caplog.set_level("DEBUG")
-    series = tmp_path / "data" / "series"
-    write_dicom(series, np.random.default_rng(0).integers(50, 900, (6, 96, 96), dtype=np.int16))
-    for path in series.iterdir():
+    data = tmp_path / "data"
+    rng, grid = np.random.default_rng(0), np.indices((6, 96, 96)) - np.reshape((2.5, 47.5, 47.5), (3, 1, 1, 1))
+    head = np.hypot(grid[1], grid[2]) < 30
+    for series in ("t1n", "t2w", "t2f") if name == "brasyn_synthesis" else ("series",):
+        write_dicom(data / "case" / series, (head * rng.integers(50, 900, head.shape)).astype(np.int16))
+    for path in data.rglob("*.dcm"):
         fill(path)
     bundle, out = tiny(name), tmp_path / "out"
-    keys = bundle.keys("inference", out, dataset_dir=str(series.parent), device="cpu", **CASES[name])
+    keys = bundle.keys("inference", out, dataset_dir=str(data), device="cpu", **CASES[name])
     run_files(bundle.files("inference"), "infer", **keys)
     assert list(out.rglob("*.nii.gz")) and traces(out) == []
     said = "".join(capfd.readouterr()) + caplog.text

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose, LoadImage
 
+from common.fingerprint import INPUT
 from common.inputs import CaseLoader, Cases, InputError
 from common.provenance import SUFFIX, command_line_overrides, is_finished, publish
 from common.savers import SaveRestoredd
@@ -258,6 +259,35 @@ def test_a_case_that_another_run_has_finished_meanwhile_is_counted_as_done(scans
     restore(scans[0], saver(tmp_path))  # stands for the other process
     elsewhere[1]()
     assert list(found) == [] and cases.done == 1
+
+
+def work(scans, tmp_path, told):
+    """A whole run in a process of its own; a case is done by saving what was read."""
+    child = os.fork()
+    if child == 0:
+        try:
+            some = saver(tmp_path)
+            cases = SharedCases([{"image": path} for path in scans], loader(), Compose([some]))
+            for case in CaseLoader(cases):
+                some({"pred": case["image"][0], INPUT: case[INPUT][0]})
+                os.write(told, b"!")
+            os._exit(0 if cases.all_failures() == [] and len(list((tmp_path / "out").glob("[!.]*.gz"))) == 3 else 1)
+        finally:
+            os._exit(2)
+    return child
+
+
+def test_of_forty_pairs_of_runs_none_loses_a_case_or_does_one_twice(scans, tmp_path):
+    for number in range(40):
+        folder = tmp_path / str(number)
+        reading, writing = os.pipe()
+        children = [work(scans, folder, writing) for _ in range(2)]
+        os.close(writing)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+        assert os.read(reading, 100) == b"!!!"
+        os.close(reading)
+        names = {f"{case}_sr.nii.gz{ending}" for case in range(3) for ending in ("", SUFFIX)}
+        assert {path.name for path in (folder / "out").iterdir()} == names
 
 
 @pytest.mark.usefixtures("elsewhere")
