@@ -103,7 +103,7 @@ FAULTS = {
         "brasyn_synthesis",
         _other("targets/t2w.pt"),
         {
-            "weights": "models/targets/t2w.pt: these weights belong to another",
+            "weights": "models/targets/t2w.pt: holds no weights of a Generator",
             "inference": "target t2w: models/targets",
         },
     ),

@@ -46,7 +46,7 @@ def _files(name: str) -> list[str]:
     base |= {f"{kind}_detector.json": ["train_detector.json"] for kind in ("evaluate", "shipped")}
     if name.startswith("paper/") and name != "paper/base.json" and Path("configs/paper/base.json").is_file():
         return ["train.json", "paper/base.json", name]
-    base |= dict.fromkeys(("evaluate_detector.json", "shipped_detector.json"), ["train_detector.json"])
+    base |= {detector: ["train_detector.json"] for detector in ("evaluate_detector.json", "shipped_detector.json")}
     return [*base.get(name, ["train.json"]), name]
 
 

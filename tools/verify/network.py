@@ -102,7 +102,7 @@ def check_weights(name: str) -> list[str]:
     A file that inference names by a key such as ``detector_weights`` belongs to ``detector_network``, all others to
     ``network_def``.
     """
-    parser, root_cause = _parser(), importlib.import_module("common.inputs").root_cause
+    parser, inputs = _parser(), importlib.import_module("common.inputs")
     keys = [key for key, value in parser.get().items() if isinstance(value, str) and value.startswith("$@ckpt_dir +")]
     named = {Path(parser.get_parsed_content(key)): key for key in keys}
     wrong = [f"{path} is missing" for path in {Path("models/model.pt"): "", **named} if not path.is_file()]
@@ -120,7 +120,10 @@ def check_weights(name: str) -> list[str]:
             network = "network_def" if key == "weights" else key.removesuffix("weights") + "network"
             _load(parser.get_parsed_content(network), path)
         except Exception as error:
-            wrong.append(str(root_cause(error)))
+            cause = inputs.root_cause(error)
+            if not isinstance(cause, inputs.InputError):
+                raise
+            wrong.append(str(cause))
     return wrong
 
 
