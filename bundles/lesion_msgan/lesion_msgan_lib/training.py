@@ -200,7 +200,7 @@ def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tens
 
 
 def weights_of(folder: str, variant: Any) -> str:
-    """File of the shipped weights of the key ``variant``: ``mse``, trained with MSE alone, or ``msgan``, with the critic.
+    """File of the shipped weights of the key ``variant``: ``mse``, trained with MSE alone, or ``msgan``, with a critic.
 
     Raises:
         InputError: another name.
