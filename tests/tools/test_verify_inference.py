@@ -116,8 +116,8 @@ FAULTS = {
         "lesion_msgan",
         _of_another("detector/model.pt", "model.pt"),
         {
-            "weights": "detector/model.pt: holds no weights of a LesionDetector",
-            "inference": "holds no weights of a Lesion",
+            "weights": "models/detector/model.pt: holds no weights of a LesionDetector",
+            "inference": "holds no weights of a LesionDetector",
         },
     ),
     "weights of the detector": (

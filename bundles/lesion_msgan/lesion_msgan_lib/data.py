@@ -227,8 +227,8 @@ class LesionSlices(LesionVolumes):
             item[mode] = cut(interpolate(low[None, None], mode=mode), region, FACTOR)[0].clone()
         for name, method in self.others.items():
             item[name] = cut(method(image.as_tensor()[None]), region, FACTOR)[0].cpu() * spread + mean
-        case = f"{self.names[number]}_{place}" + (f"_{way}" if len(self.downsample.ways) > 1 else "")
-        return {**item, "case": case, "setting": f"x4 {way}"}
+        volume = self.names[number] + (f"-{way}" if len(self.downsample.ways) > 1 else "")
+        return {**item, "case": f"{volume}_{place}", "setting": f"x4 {way}"}
 
     def _way(self, index: int) -> str:
         return self.downsample.ways[index % len(self.downsample.ways)]

@@ -38,7 +38,7 @@ __all__ = [
 
 STEP = 4.0  # a generator step costs about four forward passes, with optimizer and loss
 CRITIC_STEP = 5.0  # a critic step with penalty, in generator forward passes of the default networks
-VARIANTS = {"msgan": "model.pt", "mse": "mse.pt"}
+VARIANTS = {"mse": "model.pt", "msgan": "msgan.pt"}
 NAMES = ("truth", "network", "bicubic", "bilinear", "label", "pred", "image", "case", "setting", "baseline")  # taken
 
 
@@ -200,7 +200,7 @@ def compared_networks(given: Any, device: Any) -> dict[str, Callable[[torch.Tens
 
 
 def weights_of(folder: str, variant: Any) -> str:
-    """File of the shipped weights of the key ``variant``: ``msgan``, or ``mse`` for the stage before the critic.
+    """File of the shipped weights of the key ``variant``: ``mse``, trained with MSE alone, or ``msgan``, with a critic.
 
     Raises:
         InputError: another name.

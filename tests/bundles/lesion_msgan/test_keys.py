@@ -192,12 +192,12 @@ def test_a_key_that_contradicts_the_weights_is_named(start, line_of):
     assert "holds a network with filters 4, not 8; add --from_scratch true" in line_of(error)
 
 
-def test_the_stage_before_the_critic_is_a_key_away(start, tmp_path):
+def test_the_adversarial_weights_are_a_key_away(start, tmp_path):
     scan = tmp_path / "one.nii.gz"
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 24, 2), np.float32) * 900, np.eye(4)), scan)
     (tmp_path / "models").mkdir()
-    torch.save(MultiScaleGenerator(2, 1, 1).state_dict(), tmp_path / "models" / "mse.pt")
-    for variant, filters in (("mse", 2), ("msgan", 4)):
+    torch.save(MultiScaleGenerator(2, 1, 1).state_dict(), tmp_path / "models" / "msgan.pt")
+    for variant, filters in (("msgan", 2), ("mse", 4)):
         workflow = start("inference", variant=variant, dataset_dir=scan, sequence=None)
         assert workflow.parser.get_parsed_content("network").leave.out_channels == filters
 

@@ -66,8 +66,8 @@ def test_pre_training_is_mse_alone():
 
 
 def test_a_variant_of_the_shipped_weights():
-    assert [weights_of("models", name) for name in ("msgan", "mse")] == ["models/model.pt", "models/mse.pt"]
-    with pytest.raises(InputError, match="variant must be msgan or mse"):
+    assert [weights_of("models", name) for name in ("mse", "msgan")] == ["models/model.pt", "models/msgan.pt"]
+    with pytest.raises(InputError, match="variant must be mse or msgan"):
         weights_of("models", "gan")
 
 
