@@ -15,7 +15,7 @@ from common.handlers.scores import markdown_table
 from common.inputs import InputError
 from common.metrics import ssim_map
 from common.sample_data import sample_probes
-from common.weights import load_into
+from common.weights import build, load_into
 from tools.rivals.us_despeckle import filters
 from us_despeckle_lib.data import HeldOutFrames, LoadFramesd, ProbeFrames, pooled_histogram, probe_entries
 from us_despeckle_lib.inferers import FrameInferer
@@ -35,8 +35,8 @@ def despeckle(
     repeats: int = 3,
     weights: str | None = None,
     dataset_dir: str | None = None,
-    channels: int = 64,
-    blocks: int = 6,
+    channels: int | None = None,
+    blocks: int | None = None,
 ) -> None:
     """Measure us_despeckle: speed of a frame, and time, KL, SSNR and SSIM beside classical filters.
 
@@ -49,16 +49,20 @@ def despeckle(
         repeats: timed runs of each side
         weights: of the network; by default the bundle's own
         dataset_dir: folder with low/ and high/ for the filters' table; by default the sample probes
-        channels: of the network
-        blocks: of the network
+        channels: of the network, by default as the weights say; without weights the paper's 64
+        blocks: of the network, by default as the weights say; without weights the paper's 6
     """
-    check_counts(edge=edge, repeats=repeats, channels=channels, blocks=blocks)
+    sizes = {name: size for name, size in (("channels", channels), ("blocks", blocks)) if size is not None}
+    check_counts(edge=edge, repeats=repeats, **sizes)
     where = chosen_device(device)
     torch.manual_seed(0)
-    network = DRNN(channels, blocks).to(where, memory_format=torch.channels_last).eval()
     path = Path(weights) if weights else Path(us_despeckle_lib.__file__).parents[1] / "models" / "model.pt"
-    if weights or path.is_file():
+    known = bool(weights) or path.is_file()
+    network = build(DRNN, path, {"channels": 64, "blocks": 6}, not known, **sizes)
+    network = network.to(where, memory_format=torch.channels_last).eval()
+    if known:
         load_into(network, path)
+    channels, blocks = network.tail.in_channels, len(network.body)
     comparison, note = _speed(network, channels, edge, repeats, where)
     say(f"{comparison.what}: ratio {comparison.row()[3]}")
     table = _filters(network, where, dataset_dir or str(sample_probes()))

@@ -131,10 +131,8 @@ def test_a_split_file_decides_for_both_probes(probes, tmp_path, train):
     parts = {"train": ["frame-000"], "validate": ["frame-001", "high-frame-002"], "test": ["frame-002"]}
     split.write_text(json.dumps(parts), encoding="utf-8")
     workflow = train(dataset_dir=data, split=split)
-    found = {
-        name: [Path(entry["image"]).stem for entry in workflow.parser.get_parsed_content(f"entries::{name}")]
-        for name in ("train", "validate", "reference")
-    }
+    entries = workflow.parser.get_parsed_content("entries")
+    found = {name: [Path(entry["image"]).stem for entry in part] for name, part in entries.items()}
     assert found == {
         "train": ["frame-000"],
         "validate": ["frame-001"],
