@@ -65,7 +65,7 @@ def denoise(
     network = load_into(build(Generator, path, {}), path)
     network = network.to(where, memory_format=memory_format(network, where))
     noisy = add_noise(truth, percent, seed=0)
-    mixed = amp_pays(where) if amp is None else bool(amp)
+    mixed = network.residual and amp_pays(where) if amp is None else bool(amp)
     comparisons, notes = _compare(network, noisy, truth, percent / 100, repeats, where, mixed)
     size = "x".join(map(str, truth.shape[1:]))
     report(f"denoise: {size} voxels, {percent:g} % Rician noise", where, comparisons, notes, markdown)

@@ -35,7 +35,8 @@ class Generator(nn.Module):
     ``residual`` adds the noisy image before the last ReLU, so that the layers compute what is taken away.
 
     Under autocast the first and the last convolution stay in float32, since an image has more grey levels than
-    bfloat16.
+    bfloat16. Without ``residual`` the layers between still round the image that they carry: train under autocast, but
+    infer in float32.
 
     Args:
         filters: filters of the hidden layers.
