@@ -155,8 +155,8 @@ FORMS = {  # of networks that are built as their weights tell
 def _write_weights(bundle: Tiny) -> None:
     parser = ConfigParser()
     parser.read_config(bundle.files("inference"))
-    if bundle.name in FORMS:
-        parser["network_def"] |= {"from_scratch": True, "form": FORMS[bundle.name]}
+    if parser["network_def"]["_target_"] == "common.weights.build":
+        parser["network_def"] |= {"from_scratch": True, "form": FORMS.get(bundle.name, {})}
     for key, value in NETWORKS[bundle.name].items():
         parser[key] = value
     torch.manual_seed(0)

@@ -148,7 +148,7 @@ def _make(bundle, kind: Kind, folder: Path) -> Path | None:
     if bundle.name == "brasyn_synthesis" and kind.bundles[0] in VOLUMES:
         for other in ("case-t1n", "case-t2f"):
             if kind.says is None:  # the same grid with other contents
-                kind.make(folder if path.parent == folder else folder / "more", other)
+                kind.make(folder, other)
             else:
                 put(folder, other, raw(other), ".nii.gz")
     return path

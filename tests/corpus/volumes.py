@@ -488,7 +488,7 @@ def _(folder, stem):
 
 @kind("a link to a file")
 def _(folder, stem):
-    source = put(folder, ".kept", raw(stem), ".nii.gz")
+    source = put(folder, f".kept-{stem}", raw(stem), ".nii.gz")
     path = folder / f"{stem}.nii.gz"
     path.symlink_to(source)
     return path
@@ -525,16 +525,16 @@ def _(folder, stem):
 @kind("a folder of links to itself")
 def _(folder, stem):
     path = put(folder, stem, raw(stem), ".nii.gz")
-    for name in ("here", "again"):
+    for name in (f"here-{stem}", f"again-{stem}"):
         (folder / name).symlink_to(folder)
     return path
 
 
 @kind("a folder beside its link")
 def _(folder, stem):
-    (folder / "inner").mkdir()
+    (folder / "inner").mkdir(exist_ok=True)
     path = put(folder / "inner", stem, raw(stem), ".nii.gz")
-    (folder / "other").symlink_to(folder / "inner")
+    (folder / f"other-{stem}").symlink_to(folder / "inner")
     return path
 
 
