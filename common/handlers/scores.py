@@ -144,7 +144,11 @@ class ScoreTable:
 
     @staticmethod
     def _cells(group: Sequence[dict[str, str]], keys: Sequence[str]) -> list[str]:
-        return [mean_and_sd([float(row[key]) for row in group], 2 if "psnr" in key else 4) for key in keys]
+        """Means and standard deviations; "-" for a score that a method does not have, such as the key metric alone."""
+        decimals = {key: 2 if "psnr" in key else 4 for key in keys}
+        return [
+            mean_and_sd([float(row[key]) for row in group], decimals[key]) if key in group[0] else "-" for key in keys
+        ]
 
     def summary(self, epoch: int, metrics: Sequence[str]) -> str:
         """One line: baseline and network at each setting, with the gain in the first metric.

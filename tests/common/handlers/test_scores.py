@@ -111,6 +111,13 @@ def test_the_table_lists_cases_and_mean_with_standard_deviation(tmp_path, capsys
     assert len(lines) == 2 + 4 + 2
 
 
+def test_a_score_without_a_baseline_has_a_dash_there(tmp_path):
+    rows = [{"epoch": "1", "case": "a", "setting": "low", "key": "0.5", "ssnr": "6", "baseline_ssnr": "5"}]
+    header, _, row = ScoreTable(tmp_path, baseline="input").text(rows).splitlines()
+    cells = dict(zip(*([c.strip() for c in line.strip("|").split("|")] for line in (header, row)), strict=True))
+    assert cells["key input"] == "-" and cells["key network"] == "0.5000" and cells["ssnr input"] == "5.0000"
+
+
 def test_files_do_not_depend_on_the_locale(tmp_path):
     before = locale.setlocale(locale.LC_CTYPE)
     try:
