@@ -26,7 +26,7 @@ from common.inputs import InputError, plain_errors
 __all__ = ["Key", "Recipe", "flag", "name", "names", "number", "path", "pick", "scales", "triple", "whole"]
 
 MONAI = {"_meta_", "imports", "initialize", "run", "finalize", "requirements"}
-CODE = ("$", "@", "%")  # MONAI evaluates texts that begin so
+CODE = ("$", "@")  # MONAI evaluates texts that begin so
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class Recipe:
         config = parser.config
         if "budgets" not in config:
             return {}
-        given = config.get("device")
-        device = given if not isinstance(given, str) or not given.startswith(CODE) else distributed.device()
+        given = str(config.get("device", "$"))
+        device = distributed.device() if given.startswith(CODE) else given
         budget = settings.choose_budget(config["budgets"], config.get("budget"), config.get("dataset_dir"), device)
         if "fine_tuning_rate" in budget and not config.get("from_scratch"):
             budget["learning_rate"] = budget["fine_tuning_rate"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from common.fingerprint import file_hash
 from common.inputs import InputError
-from common.weights import bare, fits, load_checkpoint, load_flat, load_into, save_atomically
+from common.weights import bare, build, fits, load_checkpoint, load_flat, load_into, save_atomically
 
 
 def network(width=4):
@@ -102,3 +102,60 @@ def test_wrappers_are_looked_through(tmp_path):
 def test_the_hash_is_sha_256(tmp_path):
     (tmp_path / "a").write_bytes(b"weights")
     assert file_hash(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
+
+
+# networks that their weights tell
+
+
+class Chain(nn.Sequential):
+    def __init__(self, width=4, bias=True, slope=0.0):
+        super().__init__(nn.Linear(3, width, bias=bias), nn.Linear(width, 2))
+        self.slope = slope
+
+    @classmethod
+    def form_of(cls, state):
+        if "1.weight" not in state:
+            raise ValueError("there is no second layer")
+        return {"width": state["0.weight"].shape[0], "bias": "0.bias" in state}
+
+
+@pytest.fixture
+def chain_file(tmp_path):
+    path = tmp_path / "model.pt"
+    save_atomically(Chain(6, bias=False).state_dict(), path)
+    return path
+
+
+def test_a_network_is_built_as_its_weights_tell(chain_file):
+    network = build(Chain, chain_file, {"width": 9})
+    assert network[0].out_features == 6 and network[0].bias is None
+    load_into(network, chain_file)
+
+
+def test_random_weights_have_the_budgets_form_and_the_users_keys(chain_file, tmp_path):
+    network = build(Chain, chain_file, {"width": 9, "bias": False}, from_scratch="true", bias=True, slope=None)
+    assert network[0].out_features == 9 and network[0].bias is not None and network.slope == 0.0
+    assert build(Chain, tmp_path / "missing.pt", {"width": 5}, from_scratch=True)[0].out_features == 5
+
+
+def test_what_shapes_cannot_tell_is_taken_from_the_keys(chain_file):
+    assert build(Chain, chain_file, {}, slope="0.5").slope == 0.5
+
+
+def test_a_key_that_contradicts_the_weights_is_refused(chain_file):
+    assert build(Chain, chain_file, {}, width=6)[0].out_features == 6
+    told = refused(lambda: build(Chain, chain_file, {}, width=7))
+    assert told.startswith(f"{chain_file}: holds a network with width 6, not 7") and "--from_scratch true" in told
+
+
+def test_files_of_another_kind_and_missing_ones_are_named(tmp_path):
+    path = tmp_path / "other.pt"
+    save_atomically({"0.weight": torch.ones(2, 2)}, path)
+    assert refused(lambda: build(Chain, path, {})) == f"{path}: holds no weights of a Chain (there is no second layer)"
+    assert "no such weights file" in refused(lambda: build(Chain, tmp_path / "missing.pt", {}))
+
+
+def test_weights_in_half_precision_are_loaded_in_single(tmp_path):
+    path = tmp_path / "half.pt"
+    save_atomically({name: tensor.half() for name, tensor in Chain().state_dict().items()}, path)
+    assert load_into(Chain(), path)[0].weight.dtype == torch.float32

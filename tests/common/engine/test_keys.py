@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys are checked and made plain before anything in a configuration is resolved."""
+
+import json
+import sys
+
+import pytest
+from monai.bundle import ConfigParser
+
+from common.engine import Recipe, flag, name, names, number, path, pick, scales, triple, whole
+from common.inputs import root_cause
+
+CONFIG = {
+    "imports": ["$import common"],
+    "folder": None,
+    "pattern": "**/*.nii*",
+    "guides": [],
+    "share": 0.5,
+    "count": 3,
+    "turn": True,
+    "spacing": None,
+    "scales": None,
+    "kind": None,
+    "output": "$'made' + '/here'",
+    "budget": None,
+    "epochs": None,
+    "learning_rate": None,
+    "from_scratch": False,
+    "dataset_dir": None,
+    "budgets": {
+        "short": {"epochs": 3, "learning_rate": 0.1, "fine_tuning_rate": 0.01, "network": {"layers": 2}},
+        "sample": {"epochs": 1, "learning_rate": 0.2, "fine_tuning_rate": 0.02},
+    },
+    "own": "$@turn",
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    (tmp_path / "train.json").write_text(json.dumps({**CONFIG, "item": {}}), encoding="utf-8")
+    made = Recipe(
+        tmp_path,
+        path("folder", "a folder"),
+        path("output", "where to"),
+        path("dataset_dir", "data"),
+        name("pattern", "files"),
+        names("guides", "guides"),
+        number("share", "a share", 0, 1),
+        whole("count", "a count", 0),
+        flag("turn", "turn"),
+        triple("spacing", "in mm"),
+        scales("scales", "factors"),
+        pick("kind", "a kind", (None, "a", "b")),
+        pick("budget", "a budget", (None, "short", "sample")),
+        whole("epochs", "epochs", 1, empty=True),
+        number("learning_rate", "rate", 0, empty=True),
+        flag("from_scratch", "random weights"),
+    )
+    module = type(sys)("a_recipe")
+    module.RECIPE = made
+    monkeypatch.setitem(sys.modules, "a_recipe", module)
+    return made
+
+
+def resolved(wanted, **keys):
+    """An item of the configuration after the keys were prepared."""
+    content = {**json.loads(json.dumps(CONFIG)), "keys": "$__import__('a_recipe').RECIPE.prepare()", **keys}
+    content["item"] = {"_target_": "builtins.dict", "_requires_": "@keys", "value": f"@{wanted}"}
+    return ConfigParser(content).get_parsed_content("item")["value"]
+
+
+def refused(**keys):
+    with pytest.raises(Exception) as caught:
+        resolved("turn", **keys)
+    line = str(root_cause(caught.value))
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "plain"),
+    [
+        ("turn", "false", False),
+        ("turn", "1", True),
+        ("share", "0.25", 0.25),
+        ("count", "7", 7),
+        ("guides", "['t2w', 't2f']", ["t2w", "t2f"]),
+        ("guides", "t2w", ["t2w"]),
+        ("spacing", "2", (2.0, 2.0, 2.0)),
+        ("scales", "[[2,2,2],[1,1,4]]", [[2.0, 2.0, 2.0], [1.0, 1.0, 4.0]]),
+        ("scales", "null", None),
+        ("folder", "none", None),
+        ("folder", "./$odd", "./$odd"),
+        ("kind", "b", "b"),
+    ],
+)
+def test_texts_become_plain_values_for_every_reference(recipe, key, given, plain):
+    assert resolved(key, **{key: given}) == plain
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"dataset_dri": "x"}, "there is no key dataset_dri; do you mean dataset_dir?"),
+        ({"coutn": 3}, "do you mean count?"),
+        ({"share": 2}, "share must be a number from 0 up to 1"),
+        ({"count": "many"}, "count must be a whole number"),
+        ({"turn": "perhaps"}, "turn: expected true or false"),
+        ({"kind": "c"}, "kind must be"),
+        ({"spacing": "[1,2]"}, "spacing must be one or three positive numbers"),
+        ({"scales": "3 or so"}, "scales must be a list"),
+        ({"budget": "huge"}, "budget must be"),
+    ],
+)
+def test_what_cannot_be_is_one_line(recipe, keys, told):
+    assert told in refused(**keys)
+
+
+@pytest.mark.parametrize("text", ["$__import__('os').abort()", "@count"])
+@pytest.mark.parametrize("key", ["folder", "pattern", "output"])
+def test_texts_that_monai_would_evaluate_are_no_names(recipe, key, text):
+    assert f"write ./{text} for a file" in refused(**{key: text})
+
+
+def test_expressions_of_the_bundles_own_configurations_stay(recipe):
+    assert resolved("output") == "made/here"
+
+
+def test_a_key_that_something_refers_to_is_no_misspelling(recipe):
+    assert resolved("more", more=5) == 5
+
+
+def test_a_budget_fills_in_what_is_null(recipe):
+    assert resolved("epochs") == 1  # the sample data
+    assert resolved("epochs", budget="short") == 3
+    assert resolved("epochs", budget="short", epochs=9) == 9
+    assert resolved("learning_rate") == 0.02
+    assert resolved("learning_rate", from_scratch="true") == 0.2
+    assert resolved("keys", budget="short")["network"] == {"layers": 2}
+    assert resolved("keys", budget="short")["config"]["budget"] == "short"
+
+
+def test_the_record_names_no_folder_of_this_machine(recipe, tmp_path):
+    kept = recipe.record({**CONFIG, "folder": str(tmp_path / "scans"), "dataset_dir": "relative/scans"})
+    assert kept["folder"] == "scans" and kept["dataset_dir"] == "relative/scans"
+    assert kept["output"] == CONFIG["output"]
+
+
+def test_outside_a_configuration_there_is_nothing_to_prepare(recipe):
+    with pytest.raises(RuntimeError, match="expression in a configuration"):
+        recipe.prepare()
