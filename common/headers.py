@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import math
 import os
 import stat
@@ -15,13 +14,14 @@ import nibabel as nib
 import numpy as np
 from nibabel.openers import ImageOpener
 
-from common.errors import InputError, one_line, shown
+from common.errors import InputError, one_line
 from common.pictures import SUFFIXES as PICTURES
 from common.pictures import open_picture
 from common.series import check_plane, dicom_series, is_dicom, read_information, series_affine
 
 __all__ = [
     "NIFTI_SUFFIXES",
+    "UNITS",
     "InputError",
     "check_file",
     "check_headers",
@@ -30,8 +30,6 @@ __all__ = [
     "nifti_header",
     "one_line",
 ]
-
-logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SINGULAR = 1e-4  # smallest singular value of the affine's unit columns; a gantry tilt of 30 degrees leaves 0.7
@@ -127,12 +125,9 @@ def nifti_header(path: str | os.PathLike) -> nib.Nifti1Header:
     return header
 
 
-def millimetres(header: nib.Nifti1Header, path: str | os.PathLike) -> np.ndarray:
+def millimetres(header: nib.Nifti1Header) -> np.ndarray:
     """Return the 4x4 scaling from a header's units of space to mm; unknown units are taken as mm."""
-    code = int(header["xyzt_units"]) & 7
-    if code not in UNITS:
-        logger.warning("%s: %d is no unit of space; its numbers are taken as mm", shown(os.fspath(path)), code)
-    return np.diag([UNITS.get(code, 1.0)] * 3 + [1.0])
+    return np.diag([UNITS.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0])
 
 
 def _check_header(path: str, ndim: int, color: bool, volumes: bool, allow_missing_slices: bool) -> None:

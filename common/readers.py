@@ -20,6 +20,7 @@ from monai.utils import ensure_tuple, optional_import
 
 from common.errors import shown
 from common.headers import (
+    UNITS,
     InputError,
     dicom_series,
     millimetres,
@@ -45,7 +46,7 @@ LARGEST = float(np.finfo(np.float32).max)
 def grid_of(path: str | os.PathLike) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape and affine in mm of a NIfTI file, from its header alone."""
     header = nifti_header(path)
-    return tuple(header.get_data_shape()), millimetres(header, path) @ header.get_best_affine()
+    return tuple(header.get_data_shape()), millimetres(header) @ header.get_best_affine()
 
 
 class NiftiReader(NibabelReader):
@@ -72,6 +73,9 @@ class NiftiReader(NibabelReader):
         image = nib.load(path)
         if apart := _disagreement(header, image.affine):
             logger.warning("%s: %s; the sform counts", shown(path), apart)
+        code = int(header["xyzt_units"]) & 7
+        if code not in UNITS:
+            logger.warning("%s: %d is no unit of space; its numbers are taken as mm", shown(path), code)
         return image
 
     def _get_meta_dict(self, img: nib.Nifti1Image) -> dict:
@@ -81,7 +85,7 @@ class NiftiReader(NibabelReader):
         return meta
 
     def _get_affine(self, img: nib.Nifti1Image) -> np.ndarray:
-        return millimetres(img.header, img.get_filename()) @ img.affine
+        return millimetres(img.header) @ img.affine
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: str | os.PathLike) -> np.ndarray:
         try:
@@ -147,7 +151,7 @@ class SeriesReader(ITKReader):
         (path,) = map(os.fspath, ensure_tuple(data))
         if not os.path.isdir(path):
             return super().read(path, **kwargs)
-        files = dicom_series(path, self.allow_missing_slices)
+        files = dicom_series(path, self.allow_missing_slices, quiet=True)  # check_headers has told what is odd
         if len(files) == 1:
             return super().read(files[0], **kwargs)
         try:
@@ -155,7 +159,7 @@ class SeriesReader(ITKReader):
         except RuntimeError:
             files = readable_slices(files, path, self.allow_missing_slices)
             image = itk.imread(files, pixel_type=itk.F)
-        affine = series_affine(files, path)
+        affine = series_affine(files, path, quiet=True)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         image.SetSpacing(spacing.tolist())
         image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))

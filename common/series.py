@@ -69,12 +69,13 @@ def series_files(folder: str | os.PathLike) -> list[str]:
     return stacks[0]
 
 
-def dicom_series(folder: str | os.PathLike, allow_missing_slices: bool = False) -> list[str]:
+def dicom_series(folder: str | os.PathLike, allow_missing_slices: bool = False, quiet: bool = False) -> list[str]:
     """`series_files`, after a look for files of the series whose headers cannot be read.
 
     Args:
         folder: holds one series.
         allow_missing_slices: warn of such files instead of refusing the series.
+        quiet: do not even warn.
 
     Raises:
         InputError: as `series_files`, or files that cannot be read; the line names them.
@@ -92,7 +93,7 @@ def dicom_series(folder: str | os.PathLike, allow_missing_slices: bool = False) 
             continue
         if _ending(name) in endings or is_dicom(path):
             lost.append(name)
-    _tell_lost(lost, folder, allow_missing_slices)
+    _tell_lost(lost, folder, allow_missing_slices, quiet)
     return files
 
 
@@ -132,14 +133,15 @@ def readable_slices(files: Sequence[str], folder: str | os.PathLike, allow_missi
     return kept
 
 
-def _tell_lost(lost: Sequence[str], folder: str | os.PathLike, allow: bool) -> None:
+def _tell_lost(lost: Sequence[str], folder: str | os.PathLike, allow: bool, quiet: bool = False) -> None:
     if not lost:
         return
     named = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
     count = f"{len(lost)} file{'s' if len(lost) > 1 else ''} of the series cannot be read: {named}"
     if not allow:
         raise InputError(f"{count}; --allow_missing_slices true goes on without", folder)
-    logger.warning("%s: %s; left out", shown(os.fspath(folder)), shown(count))
+    if not quiet:
+        logger.warning("%s: %s; left out", shown(os.fspath(folder)), shown(count))
 
 
 def tag_of(io: Any, tag: str) -> str:
@@ -171,15 +173,16 @@ def _numbers(io: Any, tag: str) -> list[float]:
 
 
 def _told(io: Any, tag: str) -> str:
-    return repr(tag_of(io, tag)) if tag_of(io, tag) else "missing"
+    return f'"{tag_of(io, tag)}"' if tag_of(io, tag) else "missing"
 
 
-def series_affine(files: Sequence[str], folder: str | os.PathLike) -> np.ndarray:
+def series_affine(files: Sequence[str], folder: str | os.PathLike, quiet: bool = False) -> np.ndarray:
     """Affine of a series in DICOM's axes (LPS), from the positions of its slices; a tilted gantry's shear stays.
 
     Args:
         files: at least two, in slice order.
         folder: names the series in errors.
+        quiet: no warnings.
 
     Raises:
         InputError: slices that differ in orientation or pixel spacing, share a position, or lie beside one another.
@@ -199,7 +202,7 @@ def series_affine(files: Sequence[str], folder: str | os.PathLike) -> np.ndarray
     mean = gaps.mean()
     if gaps.min() <= 1e-3 * max(mean, 1e-3):
         raise InputError("slices share one position: several volumes in one series, or no positions stored", folder)
-    if gaps.max() - gaps.min() > UNEVEN * mean:
+    if gaps.max() - gaps.min() > UNEVEN * mean and not quiet:
         logger.warning(
             "%s: slices are %.3g to %.3g mm apart (one missing?) and are taken as %.3g mm apart throughout",
             *(shown(os.fspath(folder)), gaps.min(), gaps.max(), mean),
@@ -210,7 +213,7 @@ def series_affine(files: Sequence[str], folder: str | os.PathLike) -> np.ndarray
     if beside > BESIDE:
         raise InputError(f"slices lie up to {beside:.3g} mm beside the straight line through the others", folder)
     tilt = np.degrees(np.arccos(min(1.0, abs(way @ normal) / np.linalg.norm(way))))
-    if tilt > TILT:
+    if tilt > TILT and not quiet:
         logger.warning(
             "%s: slices are tilted by %.3g degrees; the affine keeps the shear", shown(os.fspath(folder)), tilt
         )

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from common.headers import check_headers
 from common.inputs import InputError
 from common.readers import LoadScan, LoadScand, grid_of
 
@@ -128,8 +130,9 @@ def test_slices_that_cannot_be_read_are_named_and_may_be_left_out(tmp_path, writ
     with pytest.raises(InputError, match=r"2 files of the series cannot be read: 0.dcm, 5.dcm; --allow_missing_slices"):
         LoadScan()(tmp_path / "s")
     with caplog.at_level(logging.WARNING):
+        assert check_headers([tmp_path / "s"], allow_missing_slices=True)[1] == []
         rest = LoadScan(allow_missing_slices="true")(tmp_path / "s")
-    assert "0.dcm, 5.dcm; left out" in caplog.text
+    assert caplog.text.count("0.dcm, 5.dcm; left out") == 1
     np.testing.assert_array_equal(rest, whole[..., 1:-1])
     np.testing.assert_allclose(rest.affine[:3, 3], (whole.affine @ torch.tensor([0, 0, 1.0, 1]).double())[:3])
 
@@ -165,3 +168,43 @@ def test_pictures_that_a_result_could_not_keep_are_refused_but_as_masks(tmp_path
     with pytest.raises(InputError, match=reason):
         LoadScan()(tmp_path / "a.png")
     assert LoadScan(kept=False)(tmp_path / "a.png").shape == (1, 13, 9)
+
+
+@pytest.mark.parametrize("step", [(0, 0, 5), (0, 1.4, 5), (0.6, -0.9, -4)])
+def test_a_tilted_series_keeps_its_shear(tmp_path, write_dicom, step, caplog):
+    write_dicom(tmp_path / "s", voxels(np.int16))
+    for number in range(SHAPE[0]):
+        path = tmp_path / "s" / f"{number}.dcm"
+        made = pydicom.dcmread(path)
+        made.ImagePositionPatient = list(np.array([-9.0, 4, 0]) + number * np.array(step))
+        made.save_as(path)
+    with caplog.at_level(logging.WARNING):
+        assert check_headers([tmp_path / "s"])[1] == []
+        image = LoadScan()(tmp_path / "s")
+    assert caplog.text.count("tilted by") == (step[:2] != (0, 0))
+    corner = image.affine @ torch.tensor([0, 0, SHAPE[0] - 1.0, 1]).double()
+    ends = np.array([[9.0, -4, 0], np.array([9.0, -4, 0]) + 5 * np.array(step) * [-1, -1, 1]])
+    found = np.array([image.affine[:3, 3].numpy(), corner[:3].numpy()])
+    np.testing.assert_allclose(found if step[2] > 0 else found[::-1], ends, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("element", "value", "reason"),
+    [
+        ("PixelSpacing", None, "PixelSpacing is missing"),
+        ("PixelSpacing", [0, 0], r'PixelSpacing is "0.0\0.0"'),
+        ("ImageOrientationPatient", None, "ImageOrientationPatient is missing"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "ImageOrientationPatient is"),
+    ],
+)
+def test_what_dicom_does_not_state_is_not_made_up(tmp_path, write_dicom, element, value, reason):
+    write_dicom(tmp_path / "s", voxels(np.int16))
+    for path in (tmp_path / "s").iterdir():
+        made = pydicom.dcmread(path)
+        if value is None:
+            delattr(made, element)
+        else:
+            setattr(made, element, value)
+        made.save_as(path)
+    ((_, told),) = check_headers([tmp_path / "s"])[1]
+    assert reason in told
