@@ -190,6 +190,11 @@ def test_cases_of_one_subject_count_once_and_empty_scores_not_at_all():
     assert across(rows, "x", lambda case: case[0]) == {"a": 2, "b": 5}
 
 
+@pytest.mark.parametrize("case", ["scan_2-t1c_79", "scan_2-t1c_79_kspace"])
+def test_slices_of_a_volume_are_one_case(case):
+    assert rivals_of("lesion_msgan").subject(case) == "scan_2-t1c"
+
+
 def test_a_rival_runs_or_says_why_not():
     with pytest.raises(ValueError, match="either a function or the reason"):
         Rival("a", "a")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,8 +23,11 @@ TAPS = {"bilinear": 2, "bicubic": 4, "lanczos": 6}
 
 
 def subject(case: str) -> str:
-    """What counts as one case of the statistics: a volume, whose slices are averaged; cases are called volume_slice."""
-    return case.rsplit("_", 1)[0]
+    """What counts as one case of the statistics: a volume, whose slices are averaged.
+
+    Cases are called volume_slice or volume_slice_downsampling.
+    """
+    return re.sub(r"_\d+(_[a-z]+)?$", "", case)
 
 
 def lanczos(image: torch.Tensor) -> torch.Tensor:
