@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from PIL import Image, ImageSequence
 
 from common import provenance
+from common.headers import check_file
 from common.images import like_image
 from common.inputs import InputError
 from common.pictures import open_picture, orientation, turned
@@ -207,9 +208,10 @@ class SaveFramesd(SaveRestoredd):
         return expected
 
     def _ending(self, source: str) -> str:
+        check_file(source)
         if is_dicom(source):
             return Path(source).suffix or ".dcm"
-        with Image.open(source) as picture:
+        with open_picture(source, tuple(ENDINGS), kept=False) as picture:
             changed = picture.format == "JPEG" and self.lossless
             return ".png" if changed else Path(source).suffix or ENDINGS[picture.format]
 
