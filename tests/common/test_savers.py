@@ -249,3 +249,16 @@ def test_a_name_that_no_file_system_takes_is_told_before_anything_is_written(tmp
     image = scan(tmp_path / "in" / f"{'a' * 240}.nii")
     assert "longer than 255 bytes" in refused(image, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_that_save_one_result_at_once_lose_nothing(tmp_path):
+    class Slow(SaveRestoredd):
+        def write(self, path, image, source):
+            super().write(path, image, source)
+            save(image, tmp_path / "out")  # the other run saves the same case meanwhile
+
+    image = scan(tmp_path / "in" / "a.nii.gz")
+    Slow("pred", str(tmp_path / "out"), "sr", FACTS)({"pred": image})
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"a_sr.nii.gz", "a_sr.nii.gz.provenance.json"}
+    np.testing.assert_allclose(nib.load(tmp_path / "out" / "a_sr.nii.gz").get_fdata(), image[0], atol=1e-4)
