@@ -78,5 +78,6 @@ def test_no_term_of_the_combined_objective_drowns_the_others(slab):
             (gradient,) = torch.autograd.grad(loss.weights[name] * term, prediction)
             steepness[name] = float(gradient.norm())
     print(steepness)
-    assert steepness["frequency"] < 2 * (steepness["masked_l1"] + steepness["ssim"])
+    # the authors' strength, which is twice as much for images in [0, 1] as for theirs in [-1, 1]
+    assert steepness["frequency"] < 3 * (steepness["masked_l1"] + steepness["ssim"])
     assert steepness["frequency"] > 0.1 * steepness["masked_l1"]

@@ -78,7 +78,7 @@ def test_the_paper_s_overlays_start_at_random():
 @pytest.mark.parametrize("overlays", [["paper_table1_l1"], ["paper_width"], ["paper_table2_ssim", "paper_width"]])
 def test_they_learn_landmarks_of_their_own(train, brains, present, tmp_path, overlays):
     present()
-    workflow = train(*overlays, width=2)
+    workflow = train(*overlays, width=2, from_scratch=True)
     assert part(workflow, "start").source == "random initialisation"
     learned = fit(part(workflow, "entries")["train"], "t1c")
     assert part(workflow, "landmarks") == learned

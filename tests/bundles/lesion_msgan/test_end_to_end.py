@@ -271,7 +271,7 @@ def test_a_case_that_fails_does_not_stop_the_others(infer, tmp_path, caplog):
         ("nan.nii.gz", "729 voxels are NaN or infinite"),
         ("series.nii.gz", "4D image (5 x 5 x 5 x 3) where a 3D one is meant"),
         ("empty.png", "constant image: every voxel is 0"),
-        ("no.png", "not an image that ITK can read"),
+        ("no.png", "not a picture; PNG, JPEG, BMP can be read"),
     ):
         assert sum(f"{folder / name}: {reason}" in line for line in summary) == 1, name
     names = sorted(p.name for p in (tmp_path / "out").glob("*") if p.suffix != ".json")
