@@ -190,7 +190,7 @@ def test_a_complete_run_is_not_resumed(train, line_of):
 
 
 def test_shipped_weights_overlay_trains(train, tmp_path):
-    train("shipped_weights", **{**SMALL, "budgets": {"short": BUDGET}, "budgets::short": BUDGET})
+    train("shipped_weights", **{**SMALL, "budgets": {"shipped": BUDGET}})
     assert not (tmp_path / "models" / "model.pt").exists()
     assert len((CONFIGS / "shipped_weights.json").read_text(encoding="utf-8").splitlines()) <= 40
 
@@ -250,7 +250,7 @@ def test_a_file_that_fails_does_not_stop_the_others(weights, tmp_path, probes, c
         run("inference", dataset_dir=folder, output_dir=tmp_path / "out", weights=weights, device="cpu")
     assert len(list((tmp_path / "out").glob("frame-*_despeckled.png"))) == 3
     text = caplog.text
-    assert "broken.png: cannot be read" in text
+    assert "broken.png: truncated" in text
     assert "text.png: not a picture" in text
     assert "constant.png: constant image" in text
 
