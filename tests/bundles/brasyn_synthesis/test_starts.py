@@ -30,7 +30,8 @@ MEDIOCRE, POOR = 1.0, 0.05  # factors of the present weights' result
 def train(brains, tmp_path, run):
     def start(*overlays, **keys):
         settings = {"dataset_dir": brains, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"}
-        settings["from_scratch"] = not (tmp_path / "models" / "model.pt").is_file()
+        if not overlays:  # the paper's start at random by themselves
+            settings["from_scratch"] = not (tmp_path / "models" / "model.pt").is_file()
         return run("train", *overlays, **{**settings, "budgets": {"short": BUDGET}, **SMALL, **keys})
 
     return start
