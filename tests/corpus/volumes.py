@@ -439,7 +439,7 @@ def _shaped(name, shape, says="", **more):
         return put(folder, stem, raw(stem, blob(shape, seed_of(stem))))
 
 
-_shaped("one voxel", (1, 1, 1), "constant|voxel|slice|axis|small")
+_shaped("one voxel", (1, 1, 1), "constant|another grid")
 for _axis in range(3):
     _shaped(f"one slice along axis {_axis}", tuple(1 if i == _axis else n for i, n in enumerate(SHAPE)))
 _shaped("two slices", (20, 24, 2), None)
