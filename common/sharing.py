@@ -155,7 +155,7 @@ class SharedCases(Cases):
         """In the output folder itself: a case that fails shall leave no folder of its own."""
         folder = Path(self.saver.output_dir).expanduser()
         name = Path(os.path.relpath(expected.files[0], folder)).as_posix()
-        return folder / f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+        return folder / f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock"
 
     @staticmethod
     def _say_replaced(expected: ExpectedResults) -> None:
