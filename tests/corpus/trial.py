@@ -25,7 +25,7 @@ __all__ = ["KEYS", "Outcome", "fov", "send"]
 
 KEYS = {
     "mri_sr3d": {"scale": "[2,2,2]"},
-    "rslm_denoise": {"estimate_noise": False},
+    "rslm_denoise": {},
     "us_despeckle": {"reference": None},
     "brasyn_synthesis": {"target": "t1c", "views": 1},
     "lesion_msgan": {"detector": "foreground"},

@@ -441,7 +441,9 @@ def _shaped(name, shape, says="", **more):
 
 _shaped("one voxel", (1, 1, 1), "constant|another grid")
 for _axis in range(3):
-    _shaped(f"one slice along axis {_axis}", tuple(1 if i == _axis else n for i, n in enumerate(SHAPE)))
+    _slice = tuple(1 if i == _axis else n for i, n in enumerate(SHAPE))
+    _shaped(f"one slice along axis {_axis}", _slice, bundles=("mri_sr3d", "brasyn_synthesis", "lesion_msgan"))
+    _shaped(f"one slice along axis {_axis}, denoised", _slice, None, bundles=("rslm_denoise",))
 _shaped("two slices", (20, 24, 2), None)
 _shaped("a line of voxels", (40, 1, 1))
 _shaped("3 x 3 x 3 voxels", (3, 3, 3))

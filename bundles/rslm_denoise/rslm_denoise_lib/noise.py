@@ -120,10 +120,12 @@ def estimate_level(image: torch.Tensor) -> float:
     noise is nearly Gaussian. Fine texture makes it a little too high.
     """
     volume = image[0].double().cpu()
-    shape = [n - n % 2 for n in volume.shape]
-    blocks = volume[: shape[0], : shape[1], : shape[2]].unfold(0, 2, 2).unfold(1, 2, 2).unfold(2, 2, 2)
-    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    detail = torch.einsum("xyzijk,i,j,k->xyz", blocks, signs, signs, signs) / np.sqrt(8)
+    blocks, signs = volume, []
+    for axis, length in enumerate(volume.shape):
+        edge = min(2, length)  # a single slice has no neighbour to differ from
+        blocks = blocks.narrow(axis, 0, length - length % edge).unfold(axis, edge, edge)
+        signs.append(torch.tensor([1.0, -1.0][:edge], dtype=torch.float64) / np.sqrt(edge))
+    detail = torch.einsum("xyzijk,i,j,k->xyz", blocks, *signs)
     bright = blocks.flatten(3).amin(dim=3) > 0.2
     chosen = detail[bright] if int(bright.sum()) > 100 else detail
     return 100 * float(chosen.abs().median()) / 0.6745

@@ -218,3 +218,12 @@ def test_the_sample_scan_has_the_noise_it_claims(tmp_path, monkeypatch):
     image = torch.as_tensor(nib.load(path).get_fdata(dtype=np.float32))[None]
     scaled = torch.as_tensor(ScaleIntensityRobustd("image")({"image": image})["image"])
     assert estimate_level(scaled) == pytest.approx(data.SAMPLE_LEVEL, rel=0.25)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("level", [2.0, 6.0])
+def test_the_noise_of_a_single_slice_is_told_too(axis, level):
+    shape = [120, 120, 120]
+    shape[axis] = 1
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    assert estimate_level(0.7 + noise * level / 100) == pytest.approx(level, rel=0.05)
