@@ -173,7 +173,7 @@ def test_two_runs_into_one_folder_share_the_cases(start, tiny, tmp_path, name):
 def test_the_second_training_of_one_name_is_refused_in_one_line(start, tiny, tmp_path):
     bundle = tiny("rslm_denoise")
     jobs = [training(bundle, tmp_path / "out") for _ in range(2)]
-    jobs[0][2]["budgets"]["short"]["epochs"] = 500  # still at work when the second starts
+    jobs[0][2]["budgets"]["short"]["patches"] = 20000  # still at work when the second starts
     jobs[1][3] = str(tmp_path / "second.log")
     first = start(*jobs[0])
     for _ in range(600):
@@ -271,11 +271,11 @@ def test_results_into_a_file_are_refused_in_one_line(start, tiny, tmp_path):
 
 
 def test_read_only_models_do_not_cost_a_finished_training_its_summary(start, tiny, tmp_path, small_disk, remount):
-    bundle = tiny("rslm_denoise")
+    bundle = tiny("mri_sr3d")
     shutil.copytree(bundle.models, small_disk / "models")
     remount(small_disk, "ro")
     job = training(bundle, tmp_path / "out", ckpt_dir=str(small_disk / "models"), promote=True)
-    job[2]["budgets"]["short"]["learning_rate"] = 0.01
+    job[2]["budgets"]["short"]["fine_tuning_rate"] = 0.01
     assert end(start(*job)) == 0, Path(job[3]).read_text(encoding="utf-8")
     said = Path(job[3]).read_text(encoding="utf-8")
     assert said.rstrip().splitlines()[-1].startswith("summary: ")
