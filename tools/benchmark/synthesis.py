@@ -187,7 +187,7 @@ def _views(volume: Sequence[int], width: int, device: torch.device) -> tuple[Com
         bind(network, landmarks)
         torch.save(network.state_dict(), weights)
         evaluator, dataset = (workflow.parser.get_parsed_content(key) for key in ("evaluator", "dataset"))
-        clock = _NetworkClock(evaluator.inferer, device)
+        clock = _NetworkClock(workflow.parser.get_parsed_content("inferer"), device)
         total = timed(evaluator.run, device)
         dataset.finish()  # says so if the case failed
         results = len(list((folder / "results").rglob("*.nii.gz")))

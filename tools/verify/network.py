@@ -102,6 +102,7 @@ def check_weights(name: str) -> list[str]:
     A file that inference names by a key such as ``detector_weights`` belongs to ``detector_network``, all others to
     ``network_def``.
     """
+    importlib.import_module("common")  # whole: its submodules outlive a failed import of it
     parser, inputs = _parser(), importlib.import_module("common.inputs")
     keys = [key for key, value in parser.get().items() if isinstance(value, str) and value.startswith("$@ckpt_dir +")]
     named = {Path(parser.get_parsed_content(key)): key for key in keys}
