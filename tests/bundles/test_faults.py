@@ -28,7 +28,7 @@ import fault_jobs
 from common.provenance import SUFFIX
 from tools.package import bundle_names
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.hostile]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 RESULTS = {"lesion_msgan": 2}  # per case, where it is not one
 CASES = {

@@ -11,6 +11,8 @@ from corpus.kinds import ALL, KINDS
 from corpus.table import write_table
 from corpus.trial import send, verdict
 
+pytestmark = pytest.mark.hostile
+
 
 @pytest.fixture(scope="module")
 def trial(tiny, run_files, tmp_path_factory):

@@ -41,7 +41,7 @@ def test_a_key_of_two_defaults_is_printed_once_with_both(command, capsys):
     command("mri_sr3d")
     text = capsys.readouterr().out
     assert text.count("--output_dir ") == 1 and text.count("--test_scales ") == 1
-    assert "[[2, 2, 2], [3, 3, 3]] [train]" in text and "[3, 3, 3]] [evaluate]" in text
+    assert "[[2, 2, 2], [3, 3, 3]] (train)" in text and "[3, 3, 3]] (evaluate)" in text
 
 
 def test_an_unknown_bundle_is_told_in_one_line(command):
