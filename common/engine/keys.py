@@ -25,7 +25,7 @@ from common.inputs import InputError, plain_errors
 
 __all__ = ["Key", "Recipe", "flag", "name", "names", "number", "path", "pick", "scales", "triple", "whole"]
 
-MONAI = {"_meta_", "imports", "initialize", "run", "finalize", "requirements"}
+MONAI = {"_meta_", "imports", "initialize", "run", "finalize", "requirements", "use_click"}  # the last is MONAI Label's
 CODE = ("$", "@")  # MONAI evaluates texts that begin so
 
 
