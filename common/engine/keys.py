@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from common import distributed, settings
 from common.inputs import InputError, plain_errors
@@ -143,8 +143,11 @@ class Recipe:
         Raises:
             InputError: an unknown key, or a value that cannot be.
         """
-        plain_errors()
-        parser = _parser()
+        parser = _calling(ConfigParser)
+        if parser is None:
+            raise RuntimeError('prepare() is for an expression in a configuration: "$recipe.RECIPE.prepare()"')
+        if _calling(ConfigWorkflow) is not None:  # a server that reads the configuration logs errors in its own way
+            plain_errors()
         self._refuse_unknown(parser.config)
         for key in self.keys.values():
             if key.name in parser.config:
@@ -231,12 +234,14 @@ def _put(parser: ConfigParser, name: str, value: Any) -> None:
         parser.ref_resolver.resolved_content[name] = value
 
 
-def _parser() -> ConfigParser:
-    """The parser that is resolving a configuration right now; MONAI hands it to nobody, so it is found by its frame."""
+def _calling(kind: type) -> Any:
+    """The object of a class whose method is at work right now, or None.
+
+    MONAI hands its parser to nobody, so it is found by its frame.
+    """
     frame = sys._getframe()
     while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return parser
+        if isinstance(frame.f_locals.get("self"), kind):
+            return frame.f_locals["self"]
         frame = frame.f_back
-    raise RuntimeError('prepare() is for an expression in a configuration, such as "$recipe.TRAIN.prepare()"')
+    return None

@@ -192,6 +192,7 @@ def run_bundle(server, case, out):
     if case.mask:
         keys["mask"] = server.studies / case.mask
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    keys = {**keys, "amp": False}  # MONAI Label runs networks in float32
     command += [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     folder = server.app / "model" / case.bundle
     settings = {**os.environ, "PYTHONPATH": str(folder)}
