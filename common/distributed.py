@@ -73,7 +73,7 @@ def start(backend: str | None = None) -> None:
 
 def start_if_launched() -> None:
     """Joins the group of the processes that ``torchrun`` started; nothing for a process of its own."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ:
+    if {"LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
         start()
 
 

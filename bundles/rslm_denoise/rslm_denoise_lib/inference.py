@@ -15,7 +15,7 @@ __all__ = ["results", "weights_file"]
 
 
 def weights_file(folder: str | os.PathLike, objective: Any) -> str:
-    """The shipped weights that were trained with an objective: ``model.pt``, or ``paper.pt`` for the paper's.
+    """The shipped weights that were trained with an objective: ``model.pt``, or ``paper_objective.pt`` for the paper's.
 
     Args:
         folder: the bundle's ``models``.
@@ -24,8 +24,9 @@ def weights_file(folder: str | os.PathLike, objective: Any) -> str:
     Raises:
         InputError: an unknown objective.
     """
+    # longer than model.pt: MONAI Label takes the shortest name by default
     name = choice(objective, "objective", OBJECTIVES)
-    return os.path.join(folder, "paper.pt" if name == "paper" else "model.pt")
+    return os.path.join(folder, "paper_objective.pt" if name == "paper" else "model.pt")
 
 
 def results(save_residual: Any, tta: Any, save_std: Any) -> dict[str, str]:

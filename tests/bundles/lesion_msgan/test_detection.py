@@ -225,6 +225,7 @@ def test_samples_are_augmented_by_their_own_randomness():
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_held_out_volumes(step):
+    torch.manual_seed(0)
     data = HeldOutVolumes(volumes(), step=step)
     item = data[0]
     shape = (1, 10, 12, 8 // step)

@@ -241,7 +241,7 @@ def test_from_random_weights_the_budget_decides(budget, filters, layers):
     assert (form["filters"], len(form["filter_sizes"]), form["residual"]) == (filters, layers, budget != "paper")
 
 
-@pytest.mark.parametrize("name", ["model.pt", "paper.pt"])
+@pytest.mark.parametrize("name", ["model.pt", "paper_objective.pt"])
 def test_shipped_weights_fit(name):
     path = BUNDLE / "models" / name
     if not path.is_file():
