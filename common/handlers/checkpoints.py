@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ class StartingWeights:
         network: network to load into.
         path: weights file, normally the bundle's ``models/model.pt``.
         from_scratch: keep the random initialisation.
-        grow: makes weights of another shape fit, or returns None; tried when they do not fit as they are.
     """
 
     def __init__(
@@ -41,12 +40,10 @@ class StartingWeights:
         network: nn.Module,
         path: str,
         from_scratch: Any = False,
-        grow: Callable[[Mapping, nn.Module], Mapping | None] | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
         self.from_scratch = from_scratch
-        self.grow = grow
         self.source: str | None = None  # where the weights came from, once loaded
 
     def load(self) -> str:
@@ -62,8 +59,6 @@ class StartingWeights:
         if boolean(self.from_scratch):
             return "random initialisation"
         state = load_flat(self.path)
-        if not fits(state, network) and self.grow:
-            state = self.grow(state, network) or state
         if not fits(state, network):
             raise InputError("these weights belong to another network shape", self.path)
         network.load_state_dict(state)
