@@ -16,8 +16,8 @@ HEAD = """# What becomes of bad and odd files
 
 Each kind of file below was sent, beside good ones, through the inference of the bundles named. The good cases were
 done, the input was not touched, nothing half-written was left, and the status was 1 exactly where a line says why a
-file was refused. `CORPUS_TABLE=docs/reliability.md pytest tests/corpus` prints this page, from {kinds} kinds of files
-and {pairs} pairs of a kind and a bundle.
+file was refused. `CORPUS_TABLE=docs/reliability.md pytest -m hostile tests/corpus` prints this page, from {kinds}
+kinds of files and {pairs} pairs of a kind and a bundle.
 
 | file | bundle | what is said |
 |---|---|---|
