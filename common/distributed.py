@@ -79,7 +79,7 @@ def start_if_launched() -> None:
 
 def is_main_process() -> bool:
     """Whether this process is the only one, or the first of several."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def stop() -> None:

@@ -14,22 +14,16 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from monai.handlers import MLFlowHandler
 
 from common.claims import Claim
-from common.distributed import from_first
+from common.distributed import from_first, is_main_process
 from common.files import remove_partials, replacing, writing
 from common.inputs import InputError
 from common.provenance import without_folders
 from common.settings import boolean, optional, quantity
 
 __all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "set_seed"]
-
-
-def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of several."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path:

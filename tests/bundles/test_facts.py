@@ -7,6 +7,7 @@ import sys
 import pytest
 from monai.bundle import ConfigParser
 
+from common.settings import amp_pays
 from tools.bundles import keys_of
 from tools.package import ROOT, bundle_names
 
@@ -55,5 +56,6 @@ def test_the_cards_keys_are_told(name):
 def test_mixed_precision_is_told_as_what_it_comes_to(name):
     on, off = facts(name, amp=True), facts(name, amp="false")
     assert (on["settings"]["amp"], off["settings"]["amp"]) == (True, False)
-    assert facts(name) in (on, off)
+    pays = amp_pays("cpu") and name != "rslm_denoise"  # whose network would show bfloat16 as steps of grey
+    assert facts(name) == (on if pays else off)
     json.dumps(on)
