@@ -67,7 +67,7 @@ def _from_mask(source: Path, shape: tuple[int, int], path: str) -> np.ndarray:
 def find_rois(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Label map with the most homogeneous patches of tissue, and the darkest patch as contrast.
 
-    Tissue lies between half and one and a half times the region's median level; homogeneous is where a smoothed image
+    Tissue lies between half and one and a half times the region's median level and varies; homogeneous is where a smoothed image
     varies least, since speckle itself varies everywhere.
 
     Args:
@@ -86,7 +86,9 @@ def find_rois(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     smooth = ndimage.gaussian_filter(image, edge / 8)
     mean, varies = _patches(image, edge), np.maximum(_patches(smooth**2, edge) - _patches(smooth, edge) ** 2, 0)
     whole = _patches(region.astype(float), edge) > 1 - 1e-6
-    allowed = whole & (mean > 0.5 * median) & (mean < 1.5 * median)
+    flat = np.abs(np.diff(image, axis=1, prepend=image[:, :1])) < 1e-6
+    speckled = _patches(flat.astype(float), edge) < 0.75  # a drawn or saturated area of one grey level has no speckle
+    allowed = whole & speckled & (mean > 0.5 * median) & (mean < 1.5 * median)
     for number in range(1, COUNT + 1):
         if not allowed.any():
             break

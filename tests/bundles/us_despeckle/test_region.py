@@ -172,6 +172,13 @@ def test_patches_stay_in_the_region():
     assert not find_rois(np.ones((8, 8)), np.ones((8, 8), bool)).any()
 
 
+def test_an_area_of_one_grey_level_is_no_tissue():
+    image = np.random.default_rng(0).random((120, 120))
+    image[:, :60] = 0.5  # the most homogeneous of all, and its SSNR would be infinite
+    labels = find_rois(image, np.ones(image.shape, bool))
+    assert (labels > 0).any() and not (labels[:, :49] > 0).any()
+
+
 def test_given_boxes_and_masks(tmp_path):
     labels = given_rois((40, 50), "[[2,3,10,12],[20,20,30,30]]", "[40,0,50,10]", None, "a.png")
     assert (labels == 1).sum() == 72 and (labels == 2).sum() == 100 and (labels == CONTRAST).sum() == 100
