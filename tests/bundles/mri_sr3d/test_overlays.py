@@ -144,6 +144,14 @@ def test_the_papers_setting_has_none_of_our_additions():
     )
 
 
+def test_the_shipped_weights_have_a_budget_of_their_own():
+    parser = ConfigParser()
+    parser.read_config([str(TRAIN), str(CONFIGS / "shipped_weights.json")])
+    parser.update({"device": "cpu"})
+    assert parser.get_parsed_content("keys")["budget"] == "shipped"
+    assert (parser["epochs"], parser["patches"], parser["learning_rate"]) == (32, 1600, 0.0003)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_overlay_is_what_the_figure_says(name):
     wanted = {**BASE, **FIGURES[name]}
