@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, names, number, path, pick, scales, triple, whole
+from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, names, number, path, scales, triple, whole
 from common.errors import InputError
 from common.settings import value
 
