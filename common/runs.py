@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -23,7 +23,7 @@ from common.inputs import InputError
 from common.provenance import without_folders
 from common.settings import boolean, optional, quantity
 
-__all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "set_seed"]
+__all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "save_split", "set_seed"]
 
 
 def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path:
@@ -97,6 +97,22 @@ def save_config(folder: Path, keys: dict[str, Any]) -> None:
     if is_main_process():
         with replacing(Path(folder) / "config.json") as partial:
             partial.write_text(json.dumps(_anywhere(keys), indent=4, default=str) + "\n", encoding="utf-8")
+
+
+def save_split(folder: Path, entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Writes the subjects of each part as ``split.json`` into a run's folder, for ``--split`` of another run.
+
+    Not where entries name no subjects, or a single subject's volumes were cut in two.
+
+    Args:
+        folder: the run's.
+        entries: of the parts "train" and "validate".
+    """
+    parts = {part: sorted({str(entry.get("subject", "")) for entry in of_part}) for part, of_part in entries.items()}
+    names = [name for part in parts.values() for name in part]
+    if is_main_process() and all(names) and len(set(names)) == len(names):
+        with replacing(Path(folder) / "split.json") as partial:
+            partial.write_text(json.dumps(parts, indent=4) + "\n", encoding="utf-8")
 
 
 def _anywhere(given: Any) -> Any:

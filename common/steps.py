@@ -33,6 +33,11 @@ class BatchGroups:
         self.loader = loader
         self.size = size
 
+    @property
+    def dataset(self) -> Any:
+        """The loader's."""
+        return self.loader.dataset
+
     def __len__(self) -> int:
         return len(self.loader) // self.size
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine
-from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
+from monai.handlers import StatsHandler, TensorBoardStatsHandler
 from torch import nn
 
 from common.console import device_text, duration, say
@@ -25,10 +25,12 @@ from common.handlers import (
     RunCheckpoint,
     ScoreTable,
     StartingWeights,
+    TermsTable,
     WeightAverage,
     tensorboard_folder,
 )
-from common.runs import end_tracking, save_config
+from common.runs import end_tracking, save_config, save_split
+from common.trainers import terms_of
 from common.weights import bare, load_into
 
 from .keys import Recipe
@@ -53,12 +55,14 @@ class Session:
         run_dir: the run's folder, of trainings and evaluations.
         trainer: of a training.
         average: average of the weights that is validated and kept, None for the weights themselves.
-        state: what a checkpoint holds besides the network, by name: optimizers, schedulers, ...
+        state: what a checkpoint holds besides the network, by name: optimizers, schedulers, a critic, ...
         scores: table of the evaluator's metrics.
         metrics: of the summary; the gain is given in the first.
         columns: pictures of a validation, see ``common.handlers.Panels``; None for none.
         promote: put the best weights of a training in the place of ``weights``, if they are better.
         lower_is_better: of the evaluator's key metric.
+        keep: which weights ``best.pt`` holds: the ``best`` by the key metric, or the ``last``.
+        needed: what each entry of the data must name.
         handlers: the evaluator's own handlers, of which MLflow's is ended after an evaluation.
     """
 
@@ -80,6 +84,8 @@ class Session:
         columns: Sequence[Sequence[str]] | None = None,
         promote: bool = False,
         lower_is_better: bool = False,
+        keep: str = "best",
+        needed: Sequence[str] = ("image",),
         handlers: Sequence[Any] = (),
     ) -> None:
         self.keys, self.recipe = keys, recipe
@@ -90,7 +96,8 @@ class Session:
         self.scores, self.metrics, self.columns = scores, list(metrics), columns
         self.start = StartingWeights(network, str(weights), from_scratch)
         self.best: BestWeights | None = None
-        self.promote, self.lower_is_better, self.handlers = promote, lower_is_better, handlers
+        self.promote, self.lower_is_better, self.keep = promote, lower_is_better, keep
+        self.needed, self.handlers = needed, handlers
 
     @property
     def validated(self) -> nn.Module:
@@ -105,9 +112,10 @@ class Session:
         """
         trainer, folder = self.trainer, self.run_dir
         data = trainer.data_loader.dataset
-        check_entries(_entries(data), _entries(self.evaluator.data_loader.dataset))
+        entries = {"train": _entries(data), "validate": _entries(self.evaluator.data_loader.dataset)}
+        check_entries(**entries, keys=self.needed)
         source = self.start.load()
-        self.best = BestWeights(folder, self.validated, lower=self.lower_is_better)
+        self.best = BestWeights(folder, self.validated, lower=self.lower_is_better, last=self.keep == "last")
         state = {"network": self.network, **self.state, "best": self.best}
         if self.average is not None:
             state["average"] = self.average
@@ -117,9 +125,10 @@ class Session:
         self._follow_validation([self.best], tensorboard)
         checkpoint.attach(trainer)
         if self.promote:
-            PromoteWeights(self.best, str(self.weights), _entries(data), self.evaluator, self.start).attach(trainer)
+            PromoteWeights(self.best, str(self.weights), entries["train"], self.evaluator, self.start).attach(trainer)
         checkpoint.resume(self.resume)
         self._record()
+        save_split(folder, entries)
         begin = time.monotonic()
         self._announce("training", source, data)
         trainer.run()
@@ -157,7 +166,8 @@ class Session:
             EpochSamples(data).attach(self.trainer)
         EpochBar("epoch").attach(self.trainer)
         EpochLoss().attach(self.trainer)
-        self._log(self.trainer, "train", tensorboard, loss=True)
+        TermsTable(self.run_dir, terms_of).attach(self.trainer)
+        self._log(self.trainer, "train", tensorboard, terms=True)
 
     def _follow_validation(self, handlers: Sequence[Any], tensorboard: str | None) -> None:
         columns = self.columns or ()
@@ -167,16 +177,14 @@ class Session:
         if self.trainer is not None:
             self._log(self.evaluator, "validate", tensorboard)
 
-    def _log(self, engine: Engine, name: str, tensorboard: str | None, loss: bool = False) -> None:
+    def _log(self, engine: Engine, name: str, tensorboard: str | None, terms: bool = False) -> None:
         """MONAI's lines and curves, in the first process only."""
         if not is_main_process():
             return
         StatsHandler(name=name, iteration_log=False).attach(engine)
         if tensorboard is not None:
-            output = from_engine(["loss"], first=True) if loss else lambda _: None
-            TensorBoardStatsHandler(
-                log_dir=tensorboard, tag_name="batch_loss", output_transform=output, iteration_log=loss
-            ).attach(engine)
+            output = terms_of if terms else lambda _: None
+            TensorBoardStatsHandler(log_dir=tensorboard, output_transform=output, iteration_log=terms).attach(engine)
 
     def _record(self) -> None:
         save_config(self.run_dir, self.recipe.record(self.keys["config"]))

@@ -140,15 +140,17 @@ class BestWeights:
         folder: the run's folder.
         network: the network to save.
         lower: whether lower scores are better; else higher ones.
+        last: keep those of the last validation whatever they score: in adversarial training the best PSNR would let
+            weights of the warm-up win.
 
     Raises:
         InputError: in the first validation, a key metric that is NaN.
     """
 
-    def __init__(self, folder: str | Path, network: nn.Module, lower: bool = False) -> None:
+    def __init__(self, folder: str | Path, network: nn.Module, lower: bool = False, last: bool = False) -> None:
         self.path = Path(folder) / "best.pt"
         self.network = network
-        self.lower = lower
+        self.lower, self.last = lower, last
         self.first: float | None = None
         self.score = self.worst
         self.epoch = 0
@@ -180,7 +182,7 @@ class BestWeights:
                 name = engine.state.key_metric_name
                 raise InputError(f"{name} has no value on the held-out data, so the best weights cannot be told")
             self.first = score
-        if self.beats(score, self.score):
+        if self.last or self.beats(score, self.score):
             self.score, self.epoch = score, int(engine.state.epoch)
             if is_main_process():
                 save_atomically(bare(self.network).state_dict(), self.path)

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 
 from common import distributed
+from common.datasets import read_split
 from common.inputs import InputError
-from common.runs import is_main_process, run_folder, save_config, set_seed
+from common.runs import is_main_process, run_folder, save_config, save_split, set_seed
 
 
 def finished(folder):
@@ -85,6 +86,20 @@ def test_the_record_names_no_folder_of_the_machine(tmp_path):
     save_config(tmp_path, {**paths, **kept})
     told = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert told == {"a": "x.pt", "b": ["y", {"c": "z.pt"}], "d": "v", **kept}
+
+
+def test_the_split_of_a_run_can_be_given_to_another(tmp_path):
+    subjects = {"train": "cab", "validate": "dd"}
+    entries = {part: [{"subject": name} for name in names] for part, names in subjects.items()}
+    save_split(tmp_path, entries)
+    parts = read_split(str(tmp_path / "split.json"), "abcd")
+    assert parts == {"train": ["a", "b", "c"], "validate": ["d"], "test": []}
+
+
+@pytest.mark.parametrize("subject", [{}, {"subject": "a"}])
+def test_without_subjects_on_two_sides_there_is_no_split_to_keep(tmp_path, subject):
+    save_split(tmp_path, {"train": [subject], "validate": [subject]})
+    assert not (tmp_path / "split.json").exists()
 
 
 def test_a_run_at_work_is_left_alone(tmp_path):

@@ -92,7 +92,7 @@ def test_training_writes_all_that_the_summary_names(brains, tmp_path, capsys):
     run("train", **small(brains, tmp_path))
     text = capsys.readouterr().out
     folder = tmp_path / "runs" / "short-1"
-    for name in ("best.pt", "last.pt", "scores.csv", "config.json"):
+    for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "split.json", "config.json"):
         assert (folder / name).is_file(), name
     assert list((folder / "panels").glob("*.png")) and list((folder / "tensorboard").iterdir())
     for start in ("budget:", "device:", "training:", "held out:", "weights:"):

@@ -212,6 +212,12 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     assert set(state) == set(network().state_dict()) and bool((state["0.weight"] == 3).all())
 
 
+def test_the_last_weights_are_kept_where_they_are_wanted(tmp_path):
+    best = train(tmp_path, [20.0, 25.0, 24.0], best=BestWeights(tmp_path, network(), last=True))
+    assert (best.first, best.score, best.epoch) == (20.0, 24.0, 3)
+    assert bool((load_flat(tmp_path / "best.pt")["0.weight"] == 3).all())
+
+
 def test_starting_weights_that_are_never_beaten_are_the_best(tmp_path):
     assert train(tmp_path, [20.0, 19.0, float("nan")]).epoch == 1
     assert bool((load_flat(tmp_path / "best.pt")["0.weight"] == 1).all())
