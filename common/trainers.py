@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from common.image_pool import ImagePool
 from common.losses.adversarial import gradient_penalty, last_logits
 from common.losses.weighted import WeightedLoss
-from common.replay import ReplayBuffer
 from common.steps import BatchGroups, add_term, gradient_norm, last_output, not_stepped
 from common.weights import bare
 
@@ -49,7 +49,7 @@ class AdversarialTrainer(SupervisedTrainer):
     ``gradient_penalty`` and ``discriminator_gradient``; gradients as Euclidean norms.
 
     All randomness derives from (``seed``, iteration, process), so a resumed run repeats it. Put both networks, both
-    optimizers and the buffer into ``common.handlers.RunCheckpoint``.
+    optimizers and the pool into ``common.handlers.RunCheckpoint``.
 
     Args:
         device, max_epochs, train_data_loader, network, optimizer, loss_function: as in ``SupervisedTrainer``; network
@@ -66,7 +66,7 @@ class AdversarialTrainer(SupervisedTrainer):
         generator_warmup: first epochs, in which the generator trains alone and without the game.
         discriminator_warmup: the epochs after them, in which the discriminator trains alone.
         paired: whether the target belongs to the input; else ``loss_function`` compares the prediction with the input.
-        buffer: earlier fakes, or None.
+        pool: earlier fakes, or None.
         discriminator_crop: edge of the random crop of predictions that the discriminator is shown; None for all of
             them. Targets are not cropped.
         seed: start of all randomness.
@@ -100,7 +100,7 @@ class AdversarialTrainer(SupervisedTrainer):
         generator_warmup: int = 0,
         discriminator_warmup: int = 0,
         paired: bool = True,
-        buffer: ReplayBuffer | None = None,
+        pool: ImagePool | None = None,
         discriminator_crop: int | None = None,
         seed: int = 0,
         amp: bool = False,
@@ -132,7 +132,7 @@ class AdversarialTrainer(SupervisedTrainer):
         self.penalty, self.penalty_weight = penalty, float(penalty_weight)
         self.critic_steps, self.generator_steps = critic_steps, generator_steps
         self.generator_warmup, self.discriminator_warmup = generator_warmup, discriminator_warmup
-        self.paired, self.buffer, self.seed = paired, buffer, int(seed)
+        self.paired, self.pool, self.seed = paired, pool, int(seed)
         self.discriminator_crop = discriminator_crop
         self._random = torch.Generator()
         kind = self.state.device.type
@@ -196,7 +196,7 @@ class AdversarialTrainer(SupervisedTrainer):
                 made = last_output(engine.inferer(inputs, bare(engine.network), *args, **kwargs))
             made = self._cropped(made.detach().float())
             real = real[:, : made.shape[1]]
-            fake = made if self.buffer is None else self.buffer.mix(made, self._random)
+            fake = made if self.pool is None else self.pool.mix(made, self._random)
             with torch.autocast(**self._autocast):
                 logits = last_logits(engine.discriminator(torch.cat([real.to(fake), fake])))
             of_real, of_fake = logits[: len(real)], logits[len(real) :]

@@ -85,8 +85,8 @@ class RunCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        state = {name: part.state_dict() for name, part in self.parts.items()}  # parts may ask other processes
         if is_main_process():
-            state = {name: part.state_dict() for name, part in self.parts.items()}
             scalers = [scaler.state_dict() for scaler in _scalers(engine)]
             save_atomically({**state, **self.facts, "scalers": scalers, "epoch": engine.state.epoch}, self.path)
 

@@ -18,9 +18,9 @@ from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
 from common.handlers import RunCheckpoint, TermsTable
+from common.image_pool import ImagePool
 from common.inputs import InputError
 from common.losses import CriterionGAN, WassersteinGAN, WeightedLoss
-from common.replay import ReplayBuffer
 from common.trainers import AdversarialTrainer, terms_of
 
 
@@ -280,10 +280,10 @@ def test_the_discriminator_can_be_shown_crops():
 
     items = [{"image": torch.rand(1, 12, 10), "label": torch.rand(1, 6, 6)} for _ in range(8)]
     data = DataLoader(Dataset(items), batch_size=2)
-    buffer = ReplayBuffer(2)
-    trainer(critic=Sizes(), data=data, paired=False, discriminator_crop=6, buffer=buffer).run()
+    pool = ImagePool(2)
+    trainer(critic=Sizes(), data=data, paired=False, discriminator_crop=6, pool=pool).run()
     assert shapes == [(4, 1, 6, 6), (2, 1, 6, 6)] * 2  # two targets and two crops, then the generator's crops
-    assert buffer.images.shape == (2, 1, 6, 6)
+    assert pool.images.shape == (2, 1, 6, 6)
 
 
 def test_accumulation_is_a_larger_batch():
@@ -303,34 +303,43 @@ def test_too_few_batches_are_named():
         trainer(data=loader(2), critic_steps=5)
 
 
-def test_replay_buffer_shows_earlier_fakes_once_full():
-    buffer = ReplayBuffer(2, share=0.5)
+def test_the_pool_shows_earlier_fakes_as_soon_as_it_has_enough():
+    pool = ImagePool(2, share=0.5)
     random = torch.Generator().manual_seed(0)
 
     def batch(value):
         return torch.full((2, 1, 1), float(value))
 
-    assert buffer.mix(batch(1), random).unique().tolist() == [1]
-    assert buffer.mix(batch(2), random).unique().tolist() == [2]
-    shown = buffer.mix(batch(3), random)
+    assert pool.mix(batch(1), random).flatten().tolist() == [1, 1]
+    assert pool.mix(batch(2), random).flatten().tolist() == [1, 2]
+    assert pool.images.flatten().tolist() == [1, 2]
+    shown = pool.mix(batch(3), random)
     assert shown.flatten().tolist()[1] == 3
     assert shown.flatten().tolist()[0] in (1, 2)
-    assert 3 in buffer.images.flatten().tolist()
+    assert 3 in pool.images.flatten().tolist() and len(pool) == 2
     with pytest.raises(ValueError, match="capacity"):
-        ReplayBuffer(0)
+        ImagePool(0)
+
+
+def test_a_pool_that_becomes_full_overwrites_with_the_rest():
+    pool = ImagePool(5, share=1)
+    for value in (1.0, 2.0):
+        pool.mix(torch.full((3, 1), value))
+    assert sorted(pool.images.flatten().tolist()) == [1, 1, 2, 2, 2]
+    assert pool.mix(torch.full((7, 1), 3.0)).unique().tolist() == [1, 2, 3]
 
 
 def test_half_of_the_fakes_are_earlier_ones_and_a_quarter_of_the_minibatch_is_renewed():
     """Mishra et al. 2018: 50 % real, 25 % current, 25 % from the buffer."""
-    buffer = ReplayBuffer(40, share=0.5)
+    pool = ImagePool(40, share=0.5)
     old = torch.arange(40.0).view(-1, 1, 1, 1)
     for part in old.split(20):
-        buffer.mix(torch.cat([part, part]))
-    assert len(buffer) == 40
+        pool.mix(torch.cat([part, part]))
+    assert len(pool) == 40
     current = 100 + torch.arange(20.0).view(-1, 1, 1, 1)  # with 20 real ones a minibatch of 40
-    shown = buffer.mix(current, torch.Generator().manual_seed(0))
+    shown = pool.mix(current, torch.Generator().manual_seed(0))
     assert int((shown < 100).sum()) == int((shown >= 100).sum()) == 10
-    assert int((buffer.images >= 100).sum()) == 10
+    assert int((pool.images >= 100).sum()) == 10
 
 
 def adversarial_run(folder, epochs, resume=False):
@@ -338,13 +347,13 @@ def adversarial_run(folder, epochs, resume=False):
     network, critic = convolutions(), PatchDiscriminator(2, channels=4, in_channels=1, num_layers_d=1, norm=None)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     discriminator_optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
-    buffer = ReplayBuffer(3)
+    pool = ImagePool(3)
     parts = {
         "network": network,
         "discriminator": critic,
         "optimizer": optimizer,
         "discriminator_optimizer": discriminator_optimizer,
-        "buffer": buffer,
+        "pool": pool,
     }
     checkpoint = RunCheckpoint(folder, parts)
     run = trainer(
@@ -356,7 +365,7 @@ def adversarial_run(folder, epochs, resume=False):
         discriminator_optimizer=discriminator_optimizer,
         penalty_weight=10,
         generator_warmup=1,
-        buffer=buffer,
+        pool=pool,
         train_handlers=[checkpoint],
     )
     checkpoint.resume(resume)

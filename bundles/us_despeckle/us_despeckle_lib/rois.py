@@ -67,8 +67,8 @@ def _from_mask(source: Path, shape: tuple[int, int], path: str) -> np.ndarray:
 def find_rois(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Label map with the most homogeneous patches of tissue, and the darkest patch as contrast.
 
-    Tissue lies between half and one and a half times the region's median level and varies; homogeneous is where a smoothed image
-    varies least, since speckle itself varies everywhere.
+    Tissue lies between half and one and a half times the region's median level and varies; homogeneous is where a
+    smoothed image varies least, since speckle itself varies everywhere.
 
     Args:
         image: ``(H, W)`` in [0, 1].

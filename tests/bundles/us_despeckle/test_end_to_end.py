@@ -92,7 +92,7 @@ def test_three_stages_run_and_write_everything(train, tmp_path, capsys):
     assert not workflow.check_properties()  # what the Model Zoo wants to find
     state = torch.load(folder / "last.pt", weights_only=True)
     assert (state["stage"], state["epoch"]) == ("adversarial", 2)
-    assert len(state["buffer"]["images"]) == 4
+    assert len(state["pool"]["images"][0]) == 4
     assert (tmp_path / "models" / "model.pt").is_file()
     # the reference that the new weights belong to
     assert (tmp_path / "models" / "reference.json").read_bytes() == (folder / "reference.json").read_bytes()
@@ -178,7 +178,7 @@ def test_a_run_interrupted_in_any_stage_ends_with_the_same_weights(train, tmp_pa
     )
     for part in ("network", "average", "discriminator"):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items()), part
-    assert torch.equal(straight["buffer"]["images"], resumed["buffer"]["images"])
+    assert torch.equal(straight["pool"]["images"][0], resumed["pool"]["images"][0])
     assert straight["log"]["scores"] == resumed["log"]["scores"]
 
 
