@@ -44,15 +44,17 @@ PARTS = ("whole", "train", "held_out")
 HELD_OUT = 0.3  # share of a single volume that validates
 
 
-def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = None) -> list[dict[str, Any]]:
+def scan_entries(
+    dataset_dir: Any, pattern: str, sequence: Any, guides: Any = None, sample_sequence: str = "t1n"
+) -> list[dict[str, Any]]:
     """Entries ``{"image": path, "guide": [paths], "subject": name}`` of the images in a folder.
 
     Args:
         dataset_dir: folder or one file; None for the sample brains, which are made on first use.
         pattern: glob pattern of the images below the folder.
-        sequence: last part of the names to take, such as "t1n" for ``*-t1n.nii.gz``; None for all, or for T1n in the
-            sample data.
+        sequence: last part of the names to take, such as "t1n" for ``*-t1n.nii.gz``; None for all.
         guides: sequences that guide, found beside each image by their names.
+        sample_sequence: of the sample brains, where none is given.
 
     Raises:
         InputError: nothing there, or a guide missing.
@@ -60,7 +62,7 @@ def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = No
     folder = optional(dataset_dir)
     wanted = optional(sequence)
     if folder is None:
-        folder, wanted = str(sample_brains()), wanted or "t1n"
+        folder, wanted = str(sample_brains()), wanted or sample_sequence
     layout = LAYOUT if wanted is None else f"{LAYOUT}, names ending in {wanted}"
     paths = _wanted_scans(folder, pattern, wanted, layout)
     good, failures = check_headers(paths)
@@ -75,14 +77,26 @@ def scan_entries(dataset_dir: Any, pattern: str, sequence: Any, guides: Any = No
 
 
 def training_entries(
-    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, **split: Any
+    dataset_dir: Any,
+    pattern: str,
+    sequence: Any,
+    guides: Any = None,
+    sample_sequence: str = "t1n",
+    **split: Any,
 ) -> dict[str, list[dict[str, Any]]]:
     """Images of a folder, split by subject; arguments and errors as for ``scan_entries`` and ``split_entries``."""
-    return split_entries(scan_entries(dataset_dir, pattern, sequence, guides), **split)
+    return split_entries(scan_entries(dataset_dir, pattern, sequence, guides, sample_sequence), **split)
 
 
 def evaluation_entries(
-    dataset_dir: Any, pattern: str, sequence: Any, guides: Any, val_fraction: float, seed: int, split: Any = None
+    dataset_dir: Any,
+    pattern: str,
+    sequence: Any,
+    guides: Any,
+    val_fraction: float,
+    seed: int,
+    split: Any = None,
+    sample_sequence: str = "t1n",
 ) -> dict[str, list[dict[str, Any]]]:
     """All images of a folder as validation entries; of the sample data only those held out from training.
 
@@ -90,7 +104,7 @@ def evaluation_entries(
 
     Arguments and errors as for ``scan_entries`` and ``split_entries``.
     """
-    entries = scan_entries(dataset_dir, pattern, sequence, guides)
+    entries = scan_entries(dataset_dir, pattern, sequence, guides, sample_sequence)
     if optional(split) is not None:
         parts = read_split(optional(split), sorted({entry["subject"] for entry in entries}))
         wanted = parts["test"] or parts["validate"]

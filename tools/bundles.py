@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import textwrap
@@ -20,7 +21,7 @@ WIDTH = 110  # of the printed text
 
 @dataclass
 class Key:
-    """A key that a user may override: where it stands with which value, and what the card says of it."""
+    """A key that a user may override: where it stands with which value, and what it means."""
 
     name: str
     defaults: dict[str, str]
@@ -56,13 +57,13 @@ def _metadata(name: str) -> dict:
 
 
 def keys_of(name: str) -> list[Key]:
-    """Keys in the card's table with their defaults from the configurations.
+    """Keys of the bundle's recipe, or in its card's table, with their defaults from the configurations.
 
     Args:
         name: a bundle.
 
     Raises:
-        ValueError: the card tells of a key that no configuration has, or twice of one.
+        ValueError: the recipe or card tells of a key that no configuration has, or twice of one.
     """
     folder = ROOT / "bundles" / name
     configs = {
@@ -71,15 +72,22 @@ def keys_of(name: str) -> list[Key]:
     for key, value in configs["train"].items():  # an overlay: what it does not set is train.json's
         configs["evaluate"].setdefault(key, value)
     keys = []
-    for row in _rows(folder / "docs" / "README.md"):
-        for key in re.findall(r"`(\w+)`", row[0]):
-            defaults = {config: _text(content[key]) for config, content in configs.items() if key in content}
-            if not defaults:
-                raise ValueError(f"{name}: the card tells of {key}, which no configuration has")
-            if any(key == other.name for other in keys):
-                raise ValueError(f"{name}: the card has two rows for {key}")
-            keys.append(Key(key, defaults, row[-1] or "see the card"))
+    for key, meaning in _meanings(name):
+        defaults = {config: _text(content[key]) for config, content in configs.items() if key in content}
+        if not defaults:
+            raise ValueError(f"{name}: the card tells of {key}, which no configuration has")
+        if any(key == other.name for other in keys):
+            raise ValueError(f"{name}: the card has two rows for {key}")
+        keys.append(Key(key, defaults, meaning))
     return keys
+
+
+def _meanings(name: str) -> list[tuple[str, str]]:
+    try:
+        return [(key.name, key.meaning) for key in importlib.import_module(f"{name}_lib.recipe").RECIPE.keys.values()]
+    except ModuleNotFoundError:
+        rows = _rows(ROOT / "bundles" / name / "docs" / "README.md")
+        return [(key, row[-1] or "see the card") for row in rows for key in re.findall(r"`(\w+)`", row[0])]
 
 
 def _rows(card: Path) -> list[list[str]]:

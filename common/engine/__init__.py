@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every run does: keys checked, weights and checkpoints loaded, progress shown, results told."""
 
-from .keys import Key, Recipe, flag, name, names, number, path, pick, scales, triple, whole
+from .keys import Key, Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
 from .session import Session
 
 __all__ = [
     "Key",
     "Recipe",
     "Session",
+    "bundle_root",
+    "edges",
     "flag",
     "name",
     "names",

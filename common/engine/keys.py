@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +24,21 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from common import distributed, settings
 from common.inputs import InputError, plain_errors
 
-__all__ = ["Key", "Recipe", "flag", "name", "names", "number", "path", "pick", "scales", "triple", "whole"]
+__all__ = [
+    "Key",
+    "Recipe",
+    "bundle_root",
+    "edges",
+    "flag",
+    "name",
+    "names",
+    "number",
+    "path",
+    "pick",
+    "scales",
+    "triple",
+    "whole",
+]
 
 MONAI = {"_meta_", "imports", "initialize", "run", "finalize", "requirements", "use_click"}  # the last is MONAI Label's
 CODE = ("$", "@")  # MONAI evaluates texts that begin so
@@ -83,6 +98,18 @@ def triple(name: str, meaning: str) -> Key:
     return Key(name, meaning, lambda given: settings.triple(given, name))
 
 
+def edges(name: str, meaning: str, least: int = 1) -> Key:
+    """Edges of a patch, one whole number or three, or null."""
+
+    def plain(given: Any) -> list[int] | None:
+        sides = settings.triple(given, name)
+        if sides and not all(side >= least and side.is_integer() for side in sides):
+            raise InputError(f"{name} must be one or three whole numbers of at least {least}; got {given!r}")
+        return [int(side) for side in sides] if sides else None
+
+    return Key(name, meaning, plain)
+
+
 def scales(name: str, meaning: str) -> Key:
     """A list of factors per axis, or null."""
     return Key(name, meaning, lambda given: None if settings.value(given) is None else _scales(given, name))
@@ -118,6 +145,19 @@ def _scales(given: Any, name: str) -> list[list[float]]:
     return [list(settings.triple(scale, name)) for scale in plain]
 
 
+def bundle_root(library: ModuleType) -> str:
+    """The bundle's folder: the one that is worked in, or the one that its library lies in.
+
+    Args:
+        library: the bundle's package, such as ``mri_sr3d_lib``.
+    """
+    name = library.__name__
+    for folder in (Path("bundles") / name.removesuffix("_lib"), Path(".")):
+        if (folder / name / "recipe.py").is_file():
+            return str(folder)
+    return str(Path(library.__file__).resolve().parents[1])
+
+
 class Recipe:
     """The keys of a bundle's configurations.
 
@@ -134,8 +174,8 @@ class Recipe:
         """Checks the keys of the configuration that is being resolved and replaces them by plain values.
 
         Everything else in a configuration depends on this item, so nothing is read or made before. It also joins the
-        processes that ``torchrun`` started, and seeds torch. Where a budget is chosen, keys that are null take its
-        values.
+        processes that ``torchrun`` started, and seeds torch. Keys that are null take the values of the budget; then
+        those of other tables of values, such as ``objectives`` for the key ``objective``.
 
         Returns:
             "budget": the budget's name, "network": its network, "config": the merged configuration.
@@ -154,6 +194,10 @@ class Recipe:
                 self._check(parser, key)
         distributed.start_if_launched()
         chosen = self._budget(parser)
+        for table in parser.config:
+            options, key = parser.config[table], self.keys.get(table.removesuffix("s"))
+            if table != "budgets" and isinstance(options, dict) and key:
+                _fill(parser, options.get(parser.config.get(key.name), {}))
         torch.manual_seed(parser.config.get("seed", 0))
         return {**chosen, "config": copy.deepcopy(parser.config)}
 
@@ -212,9 +256,7 @@ class Recipe:
         budget = settings.choose_budget(config["budgets"], config.get("budget"), config.get("dataset_dir"), device)
         if "fine_tuning_rate" in budget and not config.get("from_scratch"):
             budget["learning_rate"] = budget["fine_tuning_rate"]
-        for name, value in budget.items():
-            if name in config and config[name] is None:
-                _put(parser, name, value)
+        _fill(parser, budget)
         _put(parser, "budget", budget["name"])
         return {"budget": budget["name"], "network": budget.get("network", {})}
 
@@ -223,6 +265,13 @@ def _shown(default: Any) -> str:
     if isinstance(default, str):
         return "computed" if default.startswith(CODE) else f"`{default}`"
     return json.dumps(default)
+
+
+def _fill(parser: ConfigParser, values: dict[str, Any]) -> None:
+    """Gives keys that are null their values."""
+    for name, value in values.items():
+        if name in parser.config and parser.config[name] is None:
+            _put(parser, name, value)
 
 
 def _put(parser: ConfigParser, name: str, value: Any) -> None:

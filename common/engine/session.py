@@ -114,6 +114,8 @@ class Session:
         data = trainer.data_loader.dataset
         entries = {"train": _entries(data), "validate": _entries(self.evaluator.data_loader.dataset)}
         check_entries(**entries, keys=self.needed)
+        if hasattr(data, "check"):
+            data.check()
         source = self.start.load()
         self.best = BestWeights(folder, self.validated, lower=self.lower_is_better, last=self.keep == "last")
         state = {"network": self.network, **self.state, "best": self.best}

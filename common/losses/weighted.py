@@ -43,6 +43,11 @@ class WeightedLoss(nn.Module):
         # losses with buffers or networks of their own follow .to(device)
         self.modules_ = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a loss with a weight does."""
+        return any(self.weights[name] and getattr(loss, "needs_masks", False) for name, loss in self.losses.items())
+
     def terms(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each loss by name, before its weight.
 

@@ -142,8 +142,6 @@ class RandomPatches(Dataset):
         resample: draw other patches in each epoch; False keeps one set, seen in every epoch in another order, as
             Pham et al. 2019, sec. 3.1, do.
 
-    Raises:
-        InputError: a patch larger than a volume.
     """
 
     def __init__(
@@ -171,6 +169,19 @@ class RandomPatches(Dataset):
         self.epoch = 0
         self._centres: dict[int, np.ndarray] = {}
         self._order: tuple[int, np.ndarray] | None = None
+
+    def check(self) -> None:
+        """Makes sure that a patch fits into every volume.
+
+        Raises:
+            InputError: it does not.
+        """
+        for number in range(len(self.volumes)):
+            image = self.volumes[number]["image"]
+            if any(n < p for n, p in zip(image.shape[-3:], self.patch_size, strict=True)):
+                source = getattr(image, "meta", {}).get("filename_or_obj", f"volume {number}")
+                sizes = [" x ".join(map(str, size)) for size in (image.shape[-3:], self.patch_size)]
+                raise InputError(f"{sizes[0]} voxels are less than a patch of {sizes[1]}", source)
 
     def describe(self) -> str:
         """What it holds, for a run's first lines."""
@@ -215,10 +226,6 @@ class RandomPatches(Dataset):
         volume = self.volumes[number]["image"]
         volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
         shape = volume.shape[-3:]
-        if any(n < p for n, p in zip(shape, self.patch_size, strict=True)):
-            source = getattr(self.volumes[number]["image"], "meta", {}).get("filename_or_obj", f"volume {number}")
-            sizes = [" x ".join(map(str, size)) for size in (shape, self.patch_size)]
-            raise InputError(f"{sizes[0]} voxels are less than a patch of {sizes[1]}", source)
         if number not in self._centres:
             flat = torch.nonzero(foreground_mask(volume[0]).flatten()).flatten().cpu().numpy()
             self._centres[number] = flat[:: max(1, len(flat) // MAX_CENTRES)]

@@ -10,7 +10,7 @@ from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, names, num
 from common.errors import InputError
 from common.settings import value
 
-__all__ = ["RECIPE", "bundle_root"]
+__all__ = ["RECIPE"]
 
 
 def _filters(given: Any) -> int | list[int] | None:
@@ -21,19 +21,8 @@ def _filters(given: Any) -> int | list[int] | None:
     return plain
 
 
-BUNDLE = Path(__file__).resolve().parents[1]
-
-
-def bundle_root() -> str:
-    """The bundle's folder: the one that is worked in, or the one that this code lies in."""
-    for folder in (Path("bundles/mri_sr3d"), Path(".")):
-        if (folder / "mri_sr3d_lib" / "recipe.py").is_file():
-            return str(folder)
-    return str(BUNDLE)
-
-
 RECIPE = Recipe(
-    BUNDLE / "configs",
+    Path(__file__).resolve().parents[1] / "configs",
     path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1n`"),

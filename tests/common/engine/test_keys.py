@@ -3,11 +3,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
 
-from common.engine import Recipe, flag, name, names, number, path, pick, scales, triple, whole
+from common.engine import Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
 from common.inputs import root_cause
 
 CONFIG = {
@@ -31,6 +32,10 @@ CONFIG = {
         "short": {"epochs": 3, "learning_rate": 0.1, "fine_tuning_rate": 0.01, "network": {"layers": 2}},
         "sample": {"epochs": 1, "learning_rate": 0.2, "fine_tuning_rate": 0.02},
     },
+    "objective": "plain",
+    "weight": None,
+    "objectives": {"plain": {"weight": 0.5}, "other": {"weight": 2}},
+    "patch_size": None,
     "own": "$@turn",
 }
 
@@ -55,6 +60,9 @@ def recipe(tmp_path, monkeypatch):
         whole("epochs", "epochs", 1, empty=True),
         number("learning_rate", "rate", 0, empty=True),
         flag("from_scratch", "random weights"),
+        pick("objective", "which one", ("plain", "other")),
+        number("weight", "a weight", 0, empty=True),
+        edges("patch_size", "a patch", 4),
     )
     module = type(sys)("a_recipe")
     module.RECIPE = made
@@ -92,6 +100,8 @@ def refused(**keys):
         ("folder", "none", None),
         ("folder", "./$odd", "./$odd"),
         ("kind", "b", "b"),
+        ("patch_size", "8", [8, 8, 8]),
+        ("patch_size", "[8, 9, 4]", [8, 9, 4]),
     ],
 )
 def test_texts_become_plain_values_for_every_reference(recipe, key, given, plain):
@@ -110,6 +120,9 @@ def test_texts_become_plain_values_for_every_reference(recipe, key, given, plain
         ({"spacing": "[1,2]"}, "spacing must be one or three positive numbers"),
         ({"scales": "3 or so"}, "scales must be a list"),
         ({"budget": "huge"}, "budget must be"),
+        ({"patch_size": 3}, "patch_size must be one or three whole numbers of at least 4"),
+        ({"patch_size": 8.5}, "patch_size must be"),
+        ({"patch_size": "[8,8]"}, "patch_size must be"),
     ],
 )
 def test_what_cannot_be_is_one_line(recipe, keys, told):
@@ -138,6 +151,24 @@ def test_a_budget_fills_in_what_is_null(recipe):
     assert resolved("learning_rate", from_scratch="true") == 0.2
     assert resolved("keys", budget="short")["network"] == {"layers": 2}
     assert resolved("keys", budget="short")["config"]["budget"] == "short"
+
+
+def test_other_tables_of_values_fill_in_too(recipe):
+    assert resolved("weight") == 0.5
+    assert resolved("weight", objective="other") == 2
+    assert resolved("weight", objective="other", weight=0) == 0
+
+
+def test_the_bundles_folder_is_the_one_that_is_worked_in(tmp_path, monkeypatch):
+    library = type(sys)("a_lib")
+    library.__file__ = str(tmp_path / "elsewhere" / "a_lib" / "__init__.py")
+    monkeypatch.chdir(tmp_path)
+    assert bundle_root(library) == str((tmp_path / "elsewhere").resolve())
+    (tmp_path / "bundles" / "a" / "a_lib").mkdir(parents=True)
+    (tmp_path / "bundles" / "a" / "a_lib" / "recipe.py").touch()
+    assert bundle_root(library) == str(Path("bundles") / "a")
+    monkeypatch.chdir(tmp_path / "bundles" / "a")
+    assert bundle_root(library) == "."
 
 
 def test_the_record_names_no_folder_of_this_machine(recipe, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.losses import WeightedLoss
+from common.losses import RelativeError, WeightedLoss
 
 LOSSES = {"l1": torch.nn.L1Loss(), "mse": torch.nn.MSELoss()}
 
@@ -26,6 +26,12 @@ def test_weight_zero_is_not_computed():
     loss = WeightedLoss({"l1": torch.nn.L1Loss(), "other": explode}, {"l1": 1.0, "other": 0.0})
     assert float(loss(torch.zeros(2), torch.ones(2))) == 1.0
     assert float(WeightedLoss({"other": explode}, {"other": 0})(torch.zeros(2), torch.ones(2))) == 0.0
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_masks_are_needed_where_a_loss_that_counts_needs_them(weight):
+    loss = WeightedLoss({"relative": RelativeError(), "l1": torch.nn.L1Loss()}, {"relative": weight, "l1": 1})
+    assert loss.needs_masks is bool(weight)
 
 
 def test_from_a_config():

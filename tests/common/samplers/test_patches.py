@@ -233,4 +233,4 @@ def test_a_patch_larger_than_a_volume_names_the_file_in_one_line():
     scan = MetaTensor(torch.rand(1, 30, 30, 12), meta={"filename_or_obj": "thick.nii.gz"})
     data = RandomPatches([{"image": scan}], SliceProfile([(2, 2, 2)]), 25, 4)
     with pytest.raises(InputError, match=r"^thick.nii.gz: 30 x 30 x 12 voxels are less than a patch of 25 x 25 x 25$"):
-        data[0]
+        data.check()
