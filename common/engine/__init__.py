@@ -3,11 +3,14 @@
 
 from .keys import Key, Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
 from .session import Session
+from .stages import Stage, StagePlan
 
 __all__ = [
     "Key",
     "Recipe",
     "Session",
+    "Stage",
+    "StagePlan",
     "bundle_root",
     "edges",
     "flag",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from common.handlers import (
     EpochSamples,
     Panels,
     PromoteWeights,
-    RunCheckpoint,
     ScoreTable,
     StartingWeights,
     TermsTable,
@@ -34,6 +33,7 @@ from common.trainers import terms_of
 from common.weights import bare, load_into
 
 from .keys import Recipe
+from .stages import Stage, StagePlan
 
 __all__ = ["Session"]
 
@@ -58,12 +58,16 @@ class Session:
         state: what a checkpoint holds besides the network, by name: optimizers, schedulers, a critic, ...
         scores: table of the evaluator's metrics.
         metrics: of the summary; the gain is given in the first.
-        columns: pictures of a validation, see ``common.handlers.Panels``; None for none.
+        columns, draw: pictures of a validation, see ``common.handlers.Panels``; without columns there are none.
         promote: put the best weights of a training in the place of ``weights``, if they are better.
+        beside: names of files in the run's folder that belong to its weights, and are promoted with them.
         lower_is_better: of the evaluator's key metric.
         keep: which weights ``best.pt`` holds: the ``best`` by the key metric, or the ``last``.
         needed: what each entry of the data must name.
         handlers: the evaluator's own handlers, of which MLflow's is ended after an evaluation.
+        before: trainings that come before the trainer's, in order.
+        name: of the trainer's own stage among them.
+        stages: names of the stages to run; empty for all.
     """
 
     def __init__(
@@ -82,22 +86,29 @@ class Session:
         scores: ScoreTable | None = None,
         metrics: Sequence[str] = (),
         columns: Sequence[Sequence[str]] | None = None,
+        draw: Callable | None = None,
         promote: bool = False,
+        beside: Sequence[str] = (),
         lower_is_better: bool = False,
         keep: str = "best",
         needed: Sequence[str] = ("image",),
         handlers: Sequence[Any] = (),
+        before: Mapping[str, Stage] | None = None,
+        name: str = "epoch",
+        stages: Sequence[str] = (),
     ) -> None:
         self.keys, self.recipe = keys, recipe
         self.network, self.weights = network, Path(weights)
         self.evaluator, self.trainer = evaluator, trainer
         self.resume, self.run_dir = resume, run_dir
         self.average, self.state = average, dict(state or {})
-        self.scores, self.metrics, self.columns = scores, list(metrics), columns
+        self.scores, self.metrics, self.columns, self.draw = scores, list(metrics), columns, draw
+        self.from_scratch = from_scratch
         self.start = StartingWeights(network, str(weights), from_scratch)
         self.best: BestWeights | None = None
         self.promote, self.lower_is_better, self.keep = promote, lower_is_better, keep
-        self.needed, self.handlers = needed, handlers
+        self.needed, self.handlers, self.beside = needed, handlers, beside
+        self.before, self.name, self.stages = dict(before or {}), name, stages
 
     @property
     def validated(self) -> nn.Module:
@@ -121,19 +132,27 @@ class Session:
         state = {"network": self.network, **self.state, "best": self.best}
         if self.average is not None:
             state["average"] = self.average
-        checkpoint = RunCheckpoint(folder, state)
         tensorboard = tensorboard_folder(folder)
-        self._follow_training(data, tensorboard)
+        for name, stage in self.before.items():
+            self._follow_training(name, stage.trainer)
+            self._log(stage.trainer, name, None)
+        self._follow_training(self.name, trainer)
+        self._follow_terms(tensorboard)
         self._follow_validation([self.best], tensorboard)
-        checkpoint.attach(trainer)
+        plan = StagePlan(folder, {**self.before, self.name: Stage(trainer, state)}, self.stages)
         if self.promote:
-            PromoteWeights(self.best, str(self.weights), entries["train"], self.evaluator, self.start).attach(trainer)
-        checkpoint.resume(self.resume)
+            PromoteWeights(
+                self.best, str(self.weights), entries["train"], self.evaluator, self.start, beside=self.beside
+            ).attach(trainer)
+        plan.begin(self.resume, self.from_scratch)
         self._record()
         save_split(folder, entries)
         begin = time.monotonic()
-        self._announce("training", source, data)
-        trainer.run()
+        self._announce(f"training, stages {', '.join(plan.left)}" if self.before else "training", source, data)
+        plan.run()
+        if self.best.first is None:  # no stage that ran has validated
+            bare(self.validated).load_state_dict(bare(self.network).state_dict())
+            self.evaluator.run()
         self._tell_gain(time.monotonic() - begin, tensorboard)
 
     def evaluate(self) -> None:
@@ -163,17 +182,20 @@ class Session:
         self.evaluator.run()
         self.evaluator.data_loader.dataset.finish()
 
-    def _follow_training(self, data: Any, tensorboard: str | None) -> None:
+    def _follow_training(self, name: str, trainer: Engine) -> None:
+        data = trainer.data_loader.dataset
         if hasattr(data, "set_epoch"):
-            EpochSamples(data).attach(self.trainer)
-        EpochBar("epoch").attach(self.trainer)
-        EpochLoss().attach(self.trainer)
+            EpochSamples(data).attach(trainer)
+        EpochBar(name).attach(trainer)
+        EpochLoss().attach(trainer)
+
+    def _follow_terms(self, tensorboard: str | None) -> None:
         TermsTable(self.run_dir, terms_of).attach(self.trainer)
         self._log(self.trainer, "train", tensorboard, terms=True)
 
     def _follow_validation(self, handlers: Sequence[Any], tensorboard: str | None) -> None:
         columns = self.columns or ()
-        panels = [Panels(self.run_dir, columns, tensorboard=tensorboard)] if columns else []
+        panels = [Panels(self.run_dir, columns, tensorboard=tensorboard, draw=self.draw)] if columns else []
         for handler in (*handlers, self.scores, *panels):
             handler.attach(self.evaluator)
         if self.trainer is not None:

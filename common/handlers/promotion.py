@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 
 from common.console import say
 from common.distributed import from_first
-from common.files import StorageError, writing
+from common.files import StorageError, replacing, writing
 from common.inputs import InputError
 from common.sample_data import is_sample
 from common.settings import boolean
@@ -39,6 +39,7 @@ class PromoteWeights:
         evaluator: scores the present weights where the run did not start from them, or was resumed.
         start: the run's ``StartingWeights``.
         allowed: False in configurations other than the default.
+        beside: names of files in the run's folder that belong to its weights, such as a reference histogram.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class PromoteWeights:
         evaluator: Engine,
         start: StartingWeights,
         allowed: bool = True,
+        beside: Sequence[str] = (),
     ) -> None:
         self.best = best
         self.target = Path(target)
@@ -56,6 +58,7 @@ class PromoteWeights:
         self.evaluator = evaluator
         self.start = start
         self.allowed = boolean(allowed)
+        self.beside = beside
 
     def attach(self, engine: Engine) -> None:
         """Acts when the trainer completes."""
@@ -94,6 +97,9 @@ class PromoteWeights:
         if self.target.is_file():
             with writing(self.replaced):
                 shutil.copy2(self.target, self.replaced)
+        for name in self.beside:
+            with replacing(self.target.with_name(name)) as partial:
+                shutil.copy2(self.best.path.with_name(name), partial)
         save_atomically(load_flat(self.best.path), self.target)
 
     def score(self, state: Mapping[str, Any]) -> float:
