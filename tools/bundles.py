@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.command import run_command
-from tools.package import ROOT, bundle_names
+from tools.package import bundle_folder, bundle_names
 
 __all__ = ["Key", "bundles", "keys_of", "main"]
 
@@ -37,13 +37,14 @@ def bundles(name: str | None = None) -> None:
     if name is None:
         for each in bundle_names():
             metadata = _metadata(each)
-            weights = ROOT / "bundles" / each / "models" / "model.pt"
+            weights = bundle_folder(each) / "models" / "model.pt"
             size = f"weights {weights.stat().st_size / 2**20:.1f} MB" if weights.is_file() else "no weights"
             print(f"{each:<18}{metadata['version']:<8}{metadata['task']} ({size})")
         return
     if name not in bundle_names():
         raise ValueError(f"no bundle is called {name}; there are {', '.join(bundle_names())}")
     print(f"{name} {_metadata(name)['version']}: {_metadata(name)['description']}\n")
+    print(f"configurations and weights: {bundle_folder(name)}\n")
     for key in keys_of(name):
         values = set(key.defaults.values())
         told = values.pop() if len(values) == 1 else ", ".join(f"{v} ({c})" for c, v in key.defaults.items())
@@ -53,7 +54,7 @@ def bundles(name: str | None = None) -> None:
 
 
 def _metadata(name: str) -> dict:
-    return json.loads((ROOT / "bundles" / name / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return json.loads((bundle_folder(name) / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
 
 def keys_of(name: str) -> list[Key]:
@@ -65,7 +66,7 @@ def keys_of(name: str) -> list[Key]:
     Raises:
         ValueError: the recipe or card tells of a key that no configuration has, or twice of one.
     """
-    folder = ROOT / "bundles" / name
+    folder = bundle_folder(name)
     configs = {
         config: json.loads((folder / "configs" / f"{config}.json").read_text(encoding="utf-8")) for config in CONFIGS
     }
@@ -86,7 +87,7 @@ def _meanings(name: str) -> list[tuple[str, str]]:
     try:
         return [(key.name, key.meaning) for key in importlib.import_module(f"{name}_lib.recipe").RECIPE.keys.values()]
     except ModuleNotFoundError:
-        rows = _rows(ROOT / "bundles" / name / "docs" / "README.md")
+        rows = _rows(bundle_folder(name) / "docs" / "README.md")
         return [(key, row[-1] or "see the card") for row in rows for key in re.findall(r"`(\w+)`", row[0])]
 
 

@@ -9,9 +9,11 @@ import os
 import zipfile
 from pathlib import Path
 
+import common
+from common.engine import installed_folder
 from tools.command import run_command
 
-__all__ = ["bundle_names", "main", "package"]
+__all__ = ["BUNDLES", "bundle_folder", "bundle_names", "main", "package"]
 
 ROOT = Path(__file__).parents[1]
 LARGE = 25 * 2**20  # bytes; the Model Zoo takes nothing larger into git
@@ -21,9 +23,19 @@ MADE = {"last.pt", "model.ts", "model.onnx", "model.pt2", "model_final.pt", "ver
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever it is packed
 
 
+BUNDLES = ("brasyn_synthesis", "lesion_msgan", "mri_sr3d", "rslm_denoise", "us_despeckle")
+
+
 def bundle_names() -> list[str]:
     """Names of the collection's bundles."""
-    return sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
+    cloned = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
+    return cloned or [name for name in BUNDLES if installed_folder(name)]
+
+
+def bundle_folder(name: str) -> Path:
+    """A bundle's folder: of the clone that this file lies in, or where pip put it."""
+    cloned = ROOT / "bundles" / name
+    return cloned if cloned.is_dir() else installed_folder(name) or cloned
 
 
 def package(name: str, out: str = "dist", url: str | None = None) -> str:
@@ -40,7 +52,7 @@ def package(name: str, out: str = "dist", url: str | None = None) -> str:
     """
     if name not in bundle_names():
         raise ValueError(f"no bundle is called {name}; there are {', '.join(bundle_names())}")
-    content = _content(ROOT / "bundles" / name)
+    content = _content(bundle_folder(name))
     large = {path: data for path, data in content.items() if len(data) > LARGE}
     if large:
         if url is None:
@@ -64,7 +76,7 @@ def package(name: str, out: str = "dist", url: str | None = None) -> str:
 def _content(bundle: Path) -> dict[str, bytes]:
     """Files of a bundle, and the shared package, by their path in the bundle's folder."""
     content = {}
-    for root, prefix in ((bundle, ""), (ROOT / "common", "common/")):
+    for root, prefix in ((bundle, ""), (Path(common.__file__).parent, "common/")):
         for path in sorted(root.rglob("*")):
             parts = path.relative_to(root).parts
             hidden = any(part.startswith(".") or part in SKIPPED for part in parts)

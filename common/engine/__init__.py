@@ -2,6 +2,7 @@
 """What every run does: keys checked, weights and checkpoints loaded, progress shown, results told."""
 
 from .keys import Key, Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
+from .places import bundle_folder, installed_folder
 from .session import Session
 from .stages import Stage, StagePlan
 
@@ -11,9 +12,11 @@ __all__ = [
     "Session",
     "Stage",
     "StagePlan",
+    "bundle_folder",
     "bundle_root",
     "edges",
     "flag",
+    "installed_folder",
     "name",
     "names",
     "number",

@@ -24,6 +24,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from common import distributed, settings
 from common.inputs import InputError, plain_errors
 
+from .places import bundle_folder
+
 __all__ = [
     "Key",
     "Recipe",
@@ -146,7 +148,7 @@ def _scales(given: Any, name: str) -> list[list[float]]:
 
 
 def bundle_root(library: ModuleType) -> str:
-    """The bundle's folder: the one that is worked in, or the one that its library lies in.
+    """The bundle's folder: the one that is worked in, or that of its library, see ``bundle_folder``.
 
     Args:
         library: the bundle's package, such as ``mri_sr3d_lib``.
@@ -155,7 +157,7 @@ def bundle_root(library: ModuleType) -> str:
     for folder in (Path("bundles") / name.removesuffix("_lib"), Path(".")):
         if (folder / name / "recipe.py").is_file():
             return str(folder)
-    return str(Path(library.__file__).resolve().parents[1])
+    return str(bundle_folder(str(library.__file__)))
 
 
 class Recipe:

@@ -37,8 +37,7 @@ class OrientationInferer(Inferer):
         ValueError: an unknown choice.
 
     Example:
-        >>> from monai.inferers import SimpleInferer
-        >>> inferer = OrientationInferer(SimpleInferer(), spread=True)
+        >>> inferer = OrientationInferer(monai.inferers.SimpleInferer(), spread=True)
         >>> inferer(torch.rand(1, 1, 8, 9, 7), nn.Conv3d(1, 1, 3, padding=1)).shape
         torch.Size([1, 2, 8, 9, 7])
     """

@@ -58,7 +58,6 @@ def small_denoiser(tmp_path, monkeypatch):
     _change(folder / "configs" / "metadata.json", "eval_metrics", to={"psnr": 30.0})
     torch.save(Generator(4, SIZES).state_dict(), folder / "models" / "model.pt")
     monkeypatch.setattr(packing, "ROOT", tmp_path)
-    monkeypatch.setattr(verifying, "ROOT", tmp_path)
     return folder
 
 

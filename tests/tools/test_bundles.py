@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tools import bundles as listing
+from tools import package as packing
 from tools.package import ROOT, bundle_names
 
 TOOL = listing
@@ -65,6 +66,6 @@ def test_a_card_that_tells_of_an_unknown_key_or_twice_of_one_is_refused(rows, re
     (folder / "docs" / "README.md").write_text(
         f"## Keys\n\n| key | default | meaning |\n|---|---|---|\n{rows}", encoding="utf-8"
     )
-    monkeypatch.setattr(listing, "ROOT", tmp_path)
+    monkeypatch.setattr(packing, "ROOT", tmp_path)
     with pytest.raises(ValueError, match=reason):
         listing.keys_of("b")

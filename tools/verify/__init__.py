@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools.command import run_command
-from tools.package import ROOT, bundle_names
+from tools.package import bundle_folder, bundle_names
 
 from . import archive, configs, files, grid, inference, network
 
@@ -66,7 +66,7 @@ def verify(target: str, trust: bool = False) -> bool:
             return _check_zip(stack, target, str(trust).lower() in ("true", "yes", "1"))
         if target not in bundle_names():
             raise ValueError(f"{target} is neither a zip nor one of {', '.join(bundle_names())}")
-        folder = ROOT / "bundles" / target
+        folder = bundle_folder(target)
         sys.path.insert(0, str(folder))
         stack.callback(sys.path.remove, str(folder))
         importlib.invalidate_caches()

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from common.engine import bundle_folder
 from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, names, number, path, scales, triple, whole
 from common.errors import InputError
 from common.settings import value
@@ -22,7 +22,7 @@ def _filters(given: Any) -> int | list[int] | None:
 
 
 RECIPE = Recipe(
-    Path(__file__).resolve().parents[1] / "configs",
+    bundle_folder(__file__) / "configs",
     path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1n`"),
