@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +59,8 @@ def multiplications(network: nn.Module) -> int:
 
 def convolution_rate(device: torch.device | str, edge: int = 24) -> float:
     """Multiplications per second of a bare 64-to-64 3x3x3 convolution, measured in a moment."""
-    layer = nn.Conv3d(64, 64, 3, padding=1).to(device, memory_format=torch.channels_last_3d)
+    layer = nn.Conv3d(64, 64, 3, padding=1).to(device)
+    nn.utils.convert_conv3d_weight_memory_format(layer, torch.channels_last_3d)
     image = torch.zeros(1, 64, edge, edge, edge, device=device).to(memory_format=torch.channels_last_3d)
     best = float("inf")
     with torch.inference_mode():
@@ -97,7 +99,7 @@ def evaluation_line(weights: str, data: str, expected: float, device: torch.devi
     say(f"evaluating {weights} on {data}; about {duration(expected)} on {device_text(device)}")
 
 
-def finish_line(summary: str, best: object, scores: object, tensorboard: str | None, folder: object) -> None:
+def finish_line(summary: str, best: Any, scores: object, tensorboard: str | None, folder: object) -> None:
     """The run's last line: what it gained, and where everything lies.
 
     Args:

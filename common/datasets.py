@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,9 @@ def evaluation_entries(
     Arguments and errors as for ``scan_entries`` and ``split_entries``.
     """
     entries = scan_entries(dataset_dir, pattern, sequence, guides, sample_sequence)
-    if optional(split) is not None:
-        parts = read_split(optional(split), sorted({entry["subject"] for entry in entries}))
+    file = optional(split)
+    if file is not None:
+        parts = read_split(file, sorted({entry["subject"] for entry in entries}))
         wanted = parts["test"] or parts["validate"]
         entries = [entry for entry in entries if entry["subject"] in wanted]
     elif optional(dataset_dir) is None:
@@ -126,7 +127,9 @@ def inference_entries(
 
     Args:
         dataset_dir: folder of scans or of DICOM series, or one file; None for a sample case.
-        pattern, sequence, guides: as for ``scan_entries``.
+        pattern: as for ``scan_entries``.
+        sequence: as for ``scan_entries``.
+        guides: as for ``scan_entries``.
         sample: makes the sample case and returns its path.
         allow_missing_slices: take DICOM series of which some files cannot be read.
 
@@ -239,8 +242,9 @@ def split_entries(
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"subjects must be a number of at least 1, got {subjects!r}")
     known = sorted({entry["subject"] for entry in entries})
-    if optional(split) is not None:
-        parts = read_split(optional(split), known)
+    file = optional(split)
+    if file is not None:
+        parts = read_split(file, known)
         kept = set(parts["train"][:limit])
         return {
             "train": [entry for entry in entries if entry["subject"] in kept],
@@ -248,8 +252,8 @@ def split_entries(
         }
     if len(known) == 1:
         say(f"one subject only: {HELD_OUT:.0%} of each of its volumes validate, the rest trains")
-        parts = {"train": "train", "validate": "held_out"}
-        both = {key: [{**entry, "part": part} for entry in entries] for key, part in parts.items()}
+        slabs = {"train": "train", "validate": "held_out"}
+        both = {key: [{**entry, "part": part} for entry in entries] for key, part in slabs.items()}
         return {"train": both["train"], "validate": both["validate"][:most]}
     order = np.random.default_rng(seed).permutation(len(known))
     count = min(len(known) - 1, max(1, round(val_fraction * len(known))))
@@ -329,7 +333,8 @@ class TakePartd(MapTransform):
     The slabs lie across the last axis of ``(C, H, W, D)`` and do not overlap; the affine follows.
     """
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its images cut along their last axis, unless its part is the whole."""
         out = dict(data)
         part = out.get("part", "whole")
         if part not in PARTS:

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from monai.data import DistributedSampler
+from torch.utils.data import Dataset
 
 from common.inputs import InputError
+from common.types import Items
 
 __all__ = [
     "device",
@@ -128,7 +130,7 @@ def from_all(mine: T) -> list[T]:
     return gathered
 
 
-def sampler(dataset: Sequence, held_out: bool = False) -> DistributedSampler | None:
+def sampler(dataset: Items, held_out: bool = False) -> DistributedSampler | None:
     """A process's share of a dataset; None for a process of its own, which takes all.
 
     Args:
@@ -140,10 +142,10 @@ def sampler(dataset: Sequence, held_out: bool = False) -> DistributedSampler | N
     """
     if processes() == 1:
         return None
-    return held_out_sampler(dataset) if held_out else DistributedSampler(dataset, even_divisible=True, shuffle=False)
+    return held_out_sampler(dataset) if held_out else _shared(dataset, even_divisible=True)
 
 
-def held_out_sampler(held_out: Sequence) -> DistributedSampler:
+def held_out_sampler(held_out: Items) -> DistributedSampler:
     """Shares held-out items among processes, each item once.
 
     Raises:
@@ -152,4 +154,9 @@ def held_out_sampler(held_out: Sequence) -> DistributedSampler:
     if len(held_out) < processes():
         count = f"{processes()} processes need as many held-out items, there are {len(held_out)}"
         raise InputError(f"{count}; give more data or a larger val_fraction, or start fewer processes")
-    return DistributedSampler(held_out, even_divisible=False, shuffle=False)
+    return _shared(held_out, even_divisible=False)
+
+
+def _shared(items: Items, even_divisible: bool) -> DistributedSampler:
+    # torch asks for a ``Dataset``, but needs the length alone
+    return DistributedSampler(cast(Dataset, items), even_divisible=even_divisible, shuffle=False)

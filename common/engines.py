@@ -6,12 +6,12 @@ MONAI 1.6.1 asks for ``torch.autocast("cuda")`` whatever the device is, so ``amp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.inferers import Inferer, SimpleInferer
-from torch import nn
 
 __all__ = ["AutocastInferer", "Evaluator", "Trainer", "half_type"]
 
@@ -35,14 +35,14 @@ class AutocastInferer(Inferer):
     def __init__(self, inferer: Inferer, device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         self.inferer = inferer
-        self.context = {"device_type": torch.device(device).type, "dtype": dtype}
+        self.context: dict[str, Any] = {"device_type": torch.device(device).type, "dtype": dtype}
 
     def __getattr__(self, name: str) -> Any:
         if name == "inferer":  # not set yet, as while unpickling
             raise AttributeError(name)
         return getattr(self.inferer, name)
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The inferer's output, every tensor of it in float32."""
         with torch.autocast(**self.context):
             return _float32(self.inferer(inputs, network, *args, **kwargs))
@@ -69,7 +69,7 @@ class Trainer(SupervisedTrainer):
     def __init__(self, *args: Any, amp: bool = False, **kwargs: Any) -> None:
         device = kwargs.get("device", args[0] if args else "cpu")
         scaled = amp and half_type(device) == torch.float16
-        super().__init__(*args, amp=scaled, **kwargs)
+        super().__init__(*args, **{**kwargs, "amp": scaled})
         if amp and not scaled:
             self.inferer = AutocastInferer(self.inferer or SimpleInferer(), device)
 

@@ -19,8 +19,8 @@ class InputError(ValueError):
 
     def __init__(self, reason: str, path: str | os.PathLike | None = None) -> None:
         self.reason = plain(reason)
-        self.path = None if path is None else os.fspath(path)
-        super().__init__(self.reason if path is None else f"{shown(self.path)}: {self.reason}")
+        self.path: str | None = None if path is None else os.fspath(path)
+        super().__init__(self.reason if self.path is None else f"{shown(self.path)}: {self.reason}")
 
 
 def plain(text: object) -> str:

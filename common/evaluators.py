@@ -7,12 +7,15 @@ import logging
 import time
 from typing import Any
 
+from monai.engines import SupervisedEvaluator
+
 from common.console import convolution_rate, duration, say
 from common.engines import Evaluator
 from common.files import StorageError
 from common.headers import InputError, one_line
 from common.inferers.work import multiplications_of
 from common.inputs import root_cause
+from common.loading import CaseLoader
 
 __all__ = ["CaseEvaluator"]
 
@@ -29,11 +32,13 @@ class CaseEvaluator(Evaluator):
             ``ForegroundInferer``, or one with ``work(image, network)``.
     """
 
+    data_loader: CaseLoader
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rate: float | None = None  # multiplications per second, from a moment's test, then from the last case
 
-    def _iteration(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> dict:
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict:
         image = batchdata["image"]
         source = str(image.meta["filename_or_obj"][0])
         work = multiplications_of(self.inferer, image, self.network)

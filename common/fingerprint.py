@@ -39,13 +39,16 @@ def fingerprint(paths: Iterable[str | os.PathLike]) -> str | None:
     results of this collection.
 
     Returns:
-        Hexadecimal text, or None where there are no paths or one cannot be read.
+        Hexadecimal text, or None where there are no paths, or one cannot be read or is a folder without files.
     """
     try:
         hashes = [_in_a_row(_files_in(path)) if os.path.isdir(path) else file_hash(path) for path in paths]
     except OSError:
         return None
-    return hashes[0] if len(hashes) == 1 else _in_a_row(hashes)
+    known = [one for one in hashes if one is not None]  # not of a folder without files
+    if len(known) < len(hashes):
+        return None
+    return known[0] if len(known) == 1 else _in_a_row(known)
 
 
 def _files_in(folder: str | os.PathLike) -> list[str]:

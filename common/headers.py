@@ -9,6 +9,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -108,9 +109,10 @@ def nifti_header(path: str | os.PathLike) -> nib.Nifti1Header:
     code, known = int(header["datatype"]), nib.nifti1.data_type_codes
     if code not in known.value_set("code"):
         raise InputError(f"voxel type {code} is not one that NIfTI knows", path)
-    if not known.dtype[code].itemsize:
+    kind = _voxel_type(code)
+    if not kind.itemsize:
         raise InputError(f"voxel type {code} tells no size of a voxel", path)
-    if known.dtype[code].kind not in "iuf":
+    if kind.kind not in "iuf":
         raise InputError(f"{known.label[code]} voxels; one number per voxel is needed", path)
     if not 1 <= int(header["dim"][0]) <= 7:
         raise InputError(f"the header counts {int(header['dim'][0])} axes", path)
@@ -152,8 +154,12 @@ def _check_nifti(path: str, ndim: int, volumes: bool) -> None:
     _check_shape(path, shape, ndim, volumes)
     _check_spacing(path, header["pixdim"][1 : 1 + ndim])
     _check_affine(path, _affine_of(header, path)[:3, [*range(ndim), 3]])
-    itemsize = nib.nifti1.data_type_codes.dtype[int(header["datatype"])].itemsize
+    itemsize = _voxel_type(int(header["datatype"])).itemsize
     _check_length(path, int(header["vox_offset"]) + math.prod(shape) * itemsize)
+
+
+def _voxel_type(code: int) -> np.dtype:
+    return cast(np.dtype, nib.nifti1.data_type_codes.dtype[code])  # nibabel types its tables as any hashable
 
 
 def _affine_of(header: nib.Nifti1Header, path: str) -> np.ndarray:

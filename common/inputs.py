@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -256,9 +257,10 @@ def root_cause(error: BaseException) -> BaseException:
     A loader's worker process passes on only the text of its error; an `InputError` is found in that too.
     """
     chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     for link in chain:
         quoted = re.search(r"^.*\bInputError: (.+)$", str(link), flags=re.MULTILINE)
         if quoted:
@@ -281,10 +283,24 @@ def _not_said_later(record: logging.LogRecord) -> bool:
     return not (engines and record.levelno >= logging.ERROR and error is not None and _plain(error) is not None)
 
 
-class _EngineLogger(logging.getLoggerClass()):
+class _EngineLogger(logging.getLoggerClass()):  # type: ignore[misc]  # whatever class another library has set
     def __init__(self, name: str, level: int = logging.NOTSET) -> None:
         super().__init__(name, level)
         self.addFilter(_not_said_later)
+
+
+class _PlainHook:
+    """Prints what the user is told of an error, and hands others to the hook that was there before."""
+
+    def __init__(self, before: Callable[..., Any]) -> None:
+        self.before = before
+
+    def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        told = _plain(error)
+        if told is not None:
+            print(f"error: {told}", file=sys.stderr)
+        else:
+            self.before(kind, error, traceback)
 
 
 def plain_errors() -> None:
@@ -293,28 +309,19 @@ def plain_errors() -> None:
     For the first item of a config's `run`; the exit status stays 1, and other errors print as before. What MONAI's and
     ignite's engines log of such an error on its way, traceback and all, is left out.
     """
-    if getattr(sys.excepthook, "prints_plain_errors", False):
+    if isinstance(sys.excepthook, _PlainHook):
         return
-    before = sys.excepthook
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.addFilter(_not_said_later)
     logging.setLoggerClass(_EngineLogger)  # engines and their handlers make theirs later
 
-    def hook(kind, error, traceback) -> None:
-        told = _plain(error)
-        if told is not None:
-            print(f"error: {told}", file=sys.stderr)
-        else:
-            before(kind, error, traceback)
-
     in_thread = threading.excepthook
 
-    def thread_hook(args) -> None:
+    def thread_hook(args: threading.ExceptHookArgs) -> None:
         # TensorBoard's writer hands its error to the main thread, which ends with it
         if args.exc_value is None or storage_error(args.exc_value) is None:
             in_thread(args)
 
-    hook.prints_plain_errors = True
-    sys.excepthook = hook
+    sys.excepthook = _PlainHook(sys.excepthook)
     threading.excepthook = thread_hook

@@ -24,10 +24,12 @@ class CaseLoader(DataLoader):
         dataset: the cases; `processed` is called after each, and `stop` when no more are wanted.
     """
 
+    dataset: Cases
+
     def __init__(self, dataset: Cases) -> None:
         super().__init__(dataset, batch_size=1, num_workers=0)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own private iterator
         # not MONAI's ThreadDataLoader, which holds two more cases: two runs into one folder share cases one by one
         cases = super().__iter__()
         try:

@@ -9,12 +9,14 @@ and clean background alone adds some 7 dB, so a number without its region says l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.utils import do_metric_reduction
 
+from common.images import as_tensor
 from common.transforms.intensity import foreground_mask, robust_range
 
 __all__ = [
@@ -80,8 +82,9 @@ class _RegionMetric(CumulativeIterationMetric):
         self.region = region
         self.reduction = reduction
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Scores ``(B, 1)`` of predictions and truths ``(B, 1, H, W[, D])`` in any intensity units."""
+        assert y is not None  # MONAI hands on what its caller gives, and these metrics compare
         return torch.stack([self._score(p[0], t[0]) for p, t in zip(y_pred, y, strict=True)])[:, None]
 
     def aggregate(self, reduction: str | None = None) -> torch.Tensor:
@@ -89,7 +92,7 @@ class _RegionMetric(CumulativeIterationMetric):
         return do_metric_reduction(self.get_buffer(), reduction or self.reduction)[0]
 
     def _score(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        image, truth = (x.as_tensor() if hasattr(x, "as_tensor") else x for x in (image, truth))
+        image, truth = as_tensor(image), as_tensor(truth)
         low, high = robust_range(truth)
         image, truth_scaled = (((x.double() - low) / (high - low)).clamp(0, 1) for x in (image, truth))
         mask = foreground_mask(truth) if self.region == "foreground" else torch.ones_like(truth, dtype=torch.bool)
@@ -196,7 +199,9 @@ def region_metrics(
 
     Args:
         but: name of one to leave out, since it is the key metric already.
-        baseline, pred, truth: keys in the evaluator's output.
+        baseline: key of the network's input in the evaluator's output.
+        pred: key of the prediction.
+        truth: key of the truth.
         kinds: of ``psnr``, ``ssim``, ``ncc``.
         others: keys of what other methods made of the input; their scores have the key and "_" in front.
 

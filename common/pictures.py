@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from common.errors import InputError
 
@@ -54,9 +55,9 @@ def open_picture(
     try:
         if picture.format not in kinds:
             raise InputError(f"{picture.format} is not read; convert it to {kinds[0]}", path)
-        if picture.format != "TIFF" and getattr(picture, "n_frames", 1) > 1:
+        if picture.format != "TIFF" and (count := getattr(picture, "n_frames", 1)) > 1:
             raise InputError(
-                f"animated, with {picture.n_frames} pictures of which one would come back; save them one by one", path
+                f"animated, with {count} pictures of which one would come back; save them one by one", path
             )
         _check_size(picture, path, most)
         if kept:
@@ -79,7 +80,7 @@ def check_page(page: Image.Image, path: str, most: int = MOST_PIXELS) -> None:
         raise InputError("a palette's colours, which a result could not keep; save it as grey or RGB first", path)
     if page.mode not in MODES:
         raise InputError(f"pixels of kind {page.mode}; 8 or 16 bit grey or 8 bit RGB is needed", path)
-    if page.format == "TIFF":
+    if isinstance(page, TiffImageFile):
         bits = {int(n) for n in page.tag_v2.get(BITS_PER_SAMPLE, (1,))}
         _check_bits(bits, page.mode, path)
     if "transparency" in page.info:

@@ -121,7 +121,8 @@ def publish(result: str | os.PathLike, facts: Mapping[str, Any], source: str) ->
 
     Args:
         result: the result's file; what is there is replaced.
-        facts, source: see ``write``.
+        facts: see ``write``.
+        source: see ``write``.
 
     Raises:
         StorageError: the folder cannot be written to; what is there stays.

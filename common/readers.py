@@ -34,6 +34,7 @@ from common.settings import boolean
 
 __all__ = ["LoadScan", "LoadScand", "NiftiReader", "PictureReader", "SeriesReader", "grid_of"]
 
+PathLike = str | os.PathLike
 itk, has_itk = optional_import("itk")
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class NiftiReader(NibabelReader):
     mm.
     """
 
-    def read(self, data: Sequence[os.PathLike] | os.PathLike, **kwargs: Any) -> Any:
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         """Opens files as ``NibabelReader`` does.
 
         Raises:
@@ -68,9 +69,10 @@ class NiftiReader(NibabelReader):
         images = [self._open(os.fspath(path)) for path in self.filenames]
         return images if len(images) > 1 else images[0]
 
-    def _open(self, path: str) -> nib.Nifti1Image:
+    def _open(self, path: str) -> nib.Nifti1Pair:
         header = nifti_header(path)
         image = nib.load(path)
+        assert isinstance(image, nib.Nifti1Pair)  # its header was read as one
         if apart := _disagreement(header, image.affine):
             logger.warning("%s: %s; the sform counts", shown(path), apart)
         code = int(header["xyzt_units"]) & 7
@@ -142,7 +144,7 @@ class SeriesReader(ITKReader):
         super().__init__()
         self.allow_missing_slices = boolean(allow_missing_slices)
 
-    def read(self, data: Sequence[os.PathLike] | os.PathLike, **kwargs: Any) -> Any:
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         """Reads one image, or one folder with a DICOM series.
 
         Raises:
@@ -189,7 +191,7 @@ class PictureReader(PILReader):
         (path,) = map(os.fspath, ensure_tuple(data))
         with open_picture(path, most=MOST_ENLARGED if self.kept else MOST_PIXELS, kept=self.kept) as picture:
             self._orientation = orientation(picture)
-            if self.kept and "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < 255:
+            if self.kept and "A" in picture.getbands() and np.asarray(picture.getchannel("A")).min() < 255:
                 raise InputError("transparent pixels, which a result could not keep; save it without alpha", path)
             grey = picture if picture.mode == "L" or picture.mode.startswith("I") else picture.convert("L")
             return grey.copy()
@@ -245,6 +247,7 @@ class LoadScand(MapTransform):
         self.load = LoadScan(allow_missing_slices)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its images ``(C, H, W[, D])`` in place of their paths."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = self.load(out[key])

@@ -88,7 +88,8 @@ def quantity(
     Args:
         given: a number or its text.
         name: the key, for the error.
-        least, most: bounds, both allowed.
+        least: lower bound, allowed itself.
+        most: upper bound, allowed itself.
         whole: takes and returns an integer.
         empty: null is allowed and stays None.
 
@@ -134,7 +135,8 @@ def triple(given: Any, name: str) -> tuple[float, float, float] | None:
     numbers = tuple(plain) if isinstance(plain, list | tuple) else (plain,) * 3
     if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n < float("inf") for n in numbers):
         raise InputError(f"{name} must be one or three positive numbers, such as [1,1,2]; got {given!r}")
-    return tuple(float(n) for n in numbers)
+    first, second, third = map(float, numbers)
+    return first, second, third
 
 
 def device_of(given: Any) -> torch.device:

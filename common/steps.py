@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from common.inputs import InputError
 from common.weights import bare
@@ -27,7 +28,7 @@ class BatchGroups:
         InputError: the loader has fewer batches than one list needs.
     """
 
-    def __init__(self, loader: Iterable, size: int) -> None:
+    def __init__(self, loader: DataLoader, size: int) -> None:
         if len(loader) < size:
             raise InputError(f"an epoch has {len(loader)} batches, but one training step takes {size}; give more data")
         self.loader = loader

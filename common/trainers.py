@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from common.image_pool import ImagePool
 from common.losses.adversarial import gradient_penalty, last_logits
@@ -84,7 +85,7 @@ class AdversarialTrainer(SupervisedTrainer):
         self,
         device: str | torch.device,
         max_epochs: int,
-        train_data_loader: Iterable,
+        train_data_loader: DataLoader,
         network: nn.Module,
         optimizer: Optimizer,
         loss_function: Callable,
@@ -160,7 +161,7 @@ class AdversarialTrainer(SupervisedTrainer):
         cost = {"generator": generator, "discriminator": discriminator, "both": both}
         return sum(cost[self.stage(epoch)] for epoch in range(self.state.epoch + 1, self.state.max_epochs + 1))
 
-    def _iteration(self, engine: AdversarialTrainer, batchdata: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         """All steps of an iteration; the output and the batch are those of the last step."""
         engine.network.train()
         engine.discriminator.train()
@@ -189,7 +190,8 @@ class AdversarialTrainer(SupervisedTrainer):
 
     def _critic_step(self, engine: AdversarialTrainer, batches: list[Any]) -> None:
         engine.discriminator_optimizer.zero_grad(set_to_none=True)
-        scaler, sums = self.scalers[1], {}
+        scaler = self.scalers[1]
+        sums: dict[str, torch.Tensor] = {}
         for batch in batches:
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.network), torch.no_grad(), torch.autocast(**self._autocast):
@@ -221,7 +223,8 @@ class AdversarialTrainer(SupervisedTrainer):
     def _generator_step(self, engine: AdversarialTrainer, batches: list[Any]) -> None:
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
         playing = self.stage(engine.state.epoch) == "both"
-        scaler, sums, output = self.scalers[0], {}, engine.state.output
+        scaler, output = self.scalers[0], engine.state.output
+        sums: dict[str, torch.Tensor] = {}
         for batch in batches:
             inputs, real, args, kwargs = self._prepare(engine, batch)
             with not_stepped(engine.discriminator):

@@ -21,12 +21,11 @@ __all__ = ["bare", "build", "fits", "load_checkpoint", "load_flat", "load_into",
 def bare(network: nn.Module) -> nn.Module:
     """The network inside wrappers for several processes or for compilation."""
     while True:
-        if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            network = network.module
-        elif hasattr(network, "_orig_mod"):  # what torch.compile returns
-            network = network._orig_mod
-        else:
+        wrapped = isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        inner = getattr(network, "module" if wrapped else "_orig_mod", None)  # the latter in what torch.compile returns
+        if not isinstance(inner, nn.Module):
             return network
+        network = inner
 
 
 def save_atomically(state: Any, path: str | os.PathLike) -> None:
@@ -65,9 +64,7 @@ def load_flat(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
-def build(
-    network: type[nn.Module], weights: Any, form: Mapping[str, Any], from_scratch: Any = False, **given: Any
-) -> nn.Module:
+def build(network: Any, weights: Any, form: Mapping[str, Any], from_scratch: Any = False, **given: Any) -> nn.Module:
     """The network that a weights file holds; for random weights, the one that a budget describes.
 
     Args:

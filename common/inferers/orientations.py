@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import permutations, product
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
+from common.images import as_tensor
 from common.inferers.work import multiplications_of
 
 __all__ = ["OrientationInferer"]
@@ -50,15 +51,15 @@ class OrientationInferer(Inferer):
         self.orientations = orientations
         self.spread = spread
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Mean ``(B, C, H, W[, D])`` over the orientations of ``inputs``; with ``spread`` ``(B, 2 C, H, W[, D])``."""
-        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        mean, squares = None, None  # running mean and sum of squared differences (Welford 1962)
+        image = as_tensor(inputs)
+        mean = squares = torch.zeros(())  # running mean and sum of squared differences (Welford 1962)
         for count, (axes, flips) in enumerate(self._turns(image.ndim - 2), start=1):
             turned = image.permute(0, 1, *axes).flip(flips)
             result = self.inferer(turned.contiguous(), network, *args, **kwargs).float()
             result = result.flip(flips).permute(0, 1, *(2 + axes.index(axis) for axis in sorted(axes)))
-            if mean is None:
+            if count == 1:
                 mean, squares = result.clone(), torch.zeros_like(result)
                 continue
             difference = result - mean

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 from torch import nn
 
+from common.images import as_tensor
 from common.weights import bare
 
 __all__ = ["RegionInferer", "paste", "tile_edges"]
@@ -58,15 +59,15 @@ def paste(picture: torch.Tensor, patch: torch.Tensor, start: Sequence[int], ramp
         start: the patch's first pixel in the picture, for both axes.
         ramps: pixels over which the patch is blended in, at the start and the end of both axes; 0 for a hard edge.
     """
-    window = (..., *(slice(first, first + n) for first, n in zip(start, patch.shape[-2:], strict=True)))
+    rows, columns = (slice(first, first + n) for first, n in zip(start, patch.shape[-2:], strict=True))
     weights = []
     for (before, after), n in zip(ramps, patch.shape[-2:], strict=True):
         weight = patch.new_ones(n)
         weight[:before] = torch.arange(1, before + 1) / (before + 1)
         weight[n - after :] = torch.arange(after, 0, -1) / (after + 1)
         weights.append(weight)
-    below = picture[window]
-    picture[window] = below + weights[0][:, None] * weights[1] * (patch - below)
+    below = picture[..., rows, columns]
+    picture[..., rows, columns] = below + weights[0][:, None] * weights[1] * (patch - below)
 
 
 class RegionInferer(Inferer):
@@ -111,12 +112,12 @@ class RegionInferer(Inferer):
         self.batch_size, self.memory_gb = batch_size, float(memory_gb)
         self.whole, self.key = whole, key
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Prediction ``(B, 1, fH, fW[, D])`` of ``inputs`` ``(B, 1, H, W[, D])``, or its region alone.
 
         With ``whole=False`` the regions of a batch have one size.
         """
-        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        image = as_tensor(inputs)
         regions = self.regions(inputs)
         with torch.no_grad():
             return torch.stack([self._one(x, r, network) for x, r in zip(image, regions, strict=True)])
@@ -160,7 +161,7 @@ class RegionInferer(Inferer):
         else:
             made = inside = part.new_empty(len(part), 1, *(k.stop - k.start for k in keep), dtype=torch.float32)
         for chosen, patch in self._patches(part, bare(network)):
-            patch = patch[(..., *keep)]
+            patch = patch[..., keep[0], keep[1]]
             if self.whole:
                 paste(inside[chosen], patch, start, ramps)
             else:
@@ -184,10 +185,10 @@ class RegionInferer(Inferer):
                         inside.append(slice(factor * (begin - low), factor * (end - low)))
                         out.append(slice(factor * begin, factor * end))
                     made = network(tile.contiguous(memory_format=torch.channels_last))
-                    patch[(..., *out)] = made[(..., *inside)].float()
+                    patch[..., out[0], out[1]] = made[..., inside[0], inside[1]].float()
             yield slice(first, first + len(chunk)), patch
 
-    def _shares(self, part: torch.Tensor, network: nn.Module) -> tuple[int, tuple[int, int], int]:
+    def _shares(self, part: torch.Tensor, network: Any) -> tuple[int, tuple[int, int], int]:
         """Slices at a time, the edges of tiles, and the context that a tile needs."""
         height, width = part.shape[2:]
         values = getattr(network, "values_per_pixel", None)

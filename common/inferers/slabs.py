@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 from torch import nn
 
+from common.images import as_tensor
 from common.weights import bare
 
 __all__ = ["ForegroundInferer", "LayerSlabs"]
@@ -24,7 +25,7 @@ except ImportError:  # the bar is a comfort
 class _Layer:
     """One convolution with what follows it pointwise, and the planes it still needs of what it was given."""
 
-    def __init__(self, convolution: nn.Module, cropped: Sequence[bool], form: torch.memory_format) -> None:
+    def __init__(self, convolution: nn.Conv2d | nn.Conv3d, cropped: Sequence[bool], form: torch.memory_format) -> None:
         self.convolution = convolution
         self.form = form
         self.after: list[nn.Module] = []
@@ -67,7 +68,7 @@ class _Layer:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2).contiguous(memory_format=self.form)
 
 
-def _format(convolutions: Sequence[nn.Module]) -> torch.memory_format:
+def _format(convolutions: Sequence[nn.Conv2d | nn.Conv3d]) -> torch.memory_format:
     """Channels last if all weights are, else torch's default."""
     form = torch.channels_last_3d if convolutions[0].weight.ndim == 5 else torch.channels_last
     last = all(convolution.weight.is_contiguous(memory_format=form) for convolution in convolutions)
@@ -136,9 +137,10 @@ class LayerSlabs:
     def _push(self, chain: list[_Layer], planes: torch.Tensor, first: bool, last: bool) -> torch.Tensor | None:
         for layer in chain:
             first_here = first or layer.kept is None
-            planes = layer(planes, first_here, last)
-            if planes is None:
+            made = layer(planes, first_here, last)
+            if made is None:
                 return None
+            planes = made
         return planes
 
     def _slab(self, image: torch.Tensor, chain: list[_Layer]) -> int:
@@ -174,16 +176,19 @@ class ForegroundInferer(Inferer):
         self.progress = progress
         self.foreground = foreground
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Prediction ``(B, 1, H, W[, D])`` for ``inputs`` ``(B, C, H, W[, D])`` scaled to background 0."""
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Prediction ``(B, 1, H, W[, D])`` for ``inputs`` ``(B, C, H, W[, D])`` scaled to background 0.
+
+        The network has ``layers`` for ``LayerSlabs``, and ``combine(output, image)``, which makes the prediction.
+        """
         network = bare(network)
-        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        image = as_tensor(inputs)
         with torch.no_grad():
             return torch.cat([self._one(case[None], network) for case in image])
 
     def box(self, image: torch.Tensor) -> list[slice]:
         """The foreground's bounding box in channel 0 of an image ``(B, C, H, W[, D])``."""
-        image = image.as_tensor() if hasattr(image, "as_tensor") else image
+        image = as_tensor(image)
         shape = image.shape[2:]
         if not self.foreground:
             return [slice(0, n) for n in shape]
@@ -194,7 +199,7 @@ class ForegroundInferer(Inferer):
             box.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
         return box
 
-    def _one(self, image: torch.Tensor, network: nn.Module) -> torch.Tensor:
+    def _one(self, image: torch.Tensor, network: Any) -> torch.Tensor:
         run = LayerSlabs(network.layers, self.memory_gb, self.progress)
         box = self.box(image)
         result = image[:, :1].clone()
@@ -212,7 +217,6 @@ class ForegroundInferer(Inferer):
             write.append(side)
             offset = 0 if trim else side.start - region.start
             inside.append(slice(offset, offset + side.stop - side.start))
-        result[(slice(None), slice(None), *write)] = network.combine(
-            out[(slice(None), slice(None), *inside)], image[(slice(None), slice(None), *write)]
-        )
+        place = (slice(None), slice(None), *write)
+        result[place] = network.combine(out[(slice(None), slice(None), *inside)], image[place])
         return result

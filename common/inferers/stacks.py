@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 
+from common.images import as_tensor
 from common.samplers.slices import slice_stacks
 
 __all__ = ["SliceStackInferer"]
@@ -40,7 +41,7 @@ class SliceStackInferer(Inferer):
         """Prediction ``(1, 1, H, W, D)`` of ``(1, C, H, W, D)``, zero where nothing was computed."""
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"expected one volume (1, C, H, W, D), got {tuple(inputs.shape)}")
-        volume = inputs[0].as_tensor() if hasattr(inputs, "as_tensor") else inputs[0]
+        volume = as_tensor(inputs[0])
         result = volume.new_zeros(1, *volume.shape[1:])
         slices = result.movedim(self.axis + 1, 0)  # (N, 1, h, w), a view
         filled = (volume != 0).any(dim=0).movedim(self.axis, 0)
@@ -63,11 +64,11 @@ class SliceStackInferer(Inferer):
                 stack = F.pad(stack, (more[1] // 2, more[1] - more[1] // 2, more[0] // 2, more[0] - more[0] // 2))
             made = network(stack, *args, **kwargs)
             made = made[:, :1, more[0] // 2 :, more[1] // 2 :][..., : sizes[0], : sizes[1]]
-            slices[(indices, slice(None), *window)] = made.to(slices.dtype)
+            slices[indices, :, window[0], window[1]] = made.to(slices.dtype)
         return result[None]
 
-    def _side(self, used: Sequence[int], length: int) -> slice:
-        """What is read of an in-plane axis: the used part, grown to a multiple as far as the slice goes."""
+    def _side(self, used: torch.Tensor, length: int) -> slice:
+        """What is read of an in-plane axis: the used positions, grown to a multiple as far as the slice goes."""
         first, last = int(used[0]), int(used[-1]) + 1
         size = min(-(-(last - first) // self.multiple) * self.multiple, length)
         start = min(max((first + last - size) // 2, 0), length - size)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 
+from common.images import as_tensor
 from common.inferers.stacks import SliceStackInferer
 
 try:
@@ -70,25 +71,26 @@ class ViewsInferer(Inferer):
         Args:
             inputs: the volume; where all channels are 0 there is nothing.
             network: 2D network of stacks, see ``SliceStackInferer``.
-            args, kwargs: handed on to the network.
+            *args: handed on to the network.
+            **kwargs: handed on to the network.
         """
         if inputs.ndim != 5 or len(inputs) != 1:
             raise ValueError(f"expected one volume (1, C, H, W, D), got {tuple(inputs.shape)}")
-        volume = inputs[0].as_tensor() if hasattr(inputs, "as_tensor") else inputs[0]
+        volume = as_tensor(inputs[0])
         window = self.box(inputs)
         part = volume[(slice(None), *window)]
         total, squares, weights = (part.new_zeros(part.shape[1:]) for _ in range(3))
-        straight = None
+        straight = total  # until it is made
         bar = tqdm(total=self.views, desc="views", mininterval=1) if self.progress and tqdm is not None else None
         for slice_axis, turned_about, made in self._predictions(part, network, args, kwargs):
-            weight = 1.0
+            weight = torch.ones(())
             if turned_about is None and slice_axis == self.axis:
                 straight = made
             if turned_about is not None:
                 made, weight = turn_back(made[None], turned_about, part.shape[1:])[0], self._weight(part, turned_about)
             total += made
             if "sd" in self.outputs:  # a view by itself is its turned prediction over its turned ones
-                squares += made.square() / torch.as_tensor(weight).clamp_min(1e-3)
+                squares += made.square() / weight.clamp_min(1e-3)
             weights += weight
             if bar is not None:
                 bar.update()
@@ -99,13 +101,12 @@ class ViewsInferer(Inferer):
         if "sd" in self.outputs:
             parts["sd"] = (squares / weights - mean.square()).clamp_min(0).sqrt()
         result = volume.new_zeros(1, len(self.outputs), *volume.shape[1:])
-        result[(0, slice(None), *window)] = torch.stack([parts[name] for name in self.outputs])
+        result[0][(slice(None), *window)] = torch.stack([parts[name] for name in self.outputs])
         return result
 
     def box(self, inputs: torch.Tensor) -> list[slice]:
         """The part of ``(1, C, H, W, D)`` that is worked on: what is not 0 and a small margin."""
-        filled = (inputs[0] != 0).any(dim=0)
-        filled = filled.as_tensor() if hasattr(filled, "as_tensor") else filled
+        filled = as_tensor((inputs[0] != 0).any(dim=0))
         if not filled.any():
             return [slice(0, n) for n in filled.shape]
         sides = []

@@ -117,6 +117,7 @@ def _is_complete(folder: Path, seed: int, shape: tuple[int, int, int]) -> bool:
             image = nib.load(file)
         except (ImageFileError, EOFError) as error:
             raise FileExistsError(f"{file} is damaged; remove it to have it made again") from error
+        assert isinstance(image, nib.Nifti1Image)  # by its name
         if image.shape != shape or image.header["descrip"].item().decode("latin-1") != _description(seed):
             raise FileExistsError(f"{file} was made with other settings; choose another folder or remove it")
     return all(map(Path.is_file, files))

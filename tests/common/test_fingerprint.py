@@ -49,6 +49,8 @@ def test_nothing_to_read_has_none(tmp_path):
     assert fingerprint([]) is None
     assert fingerprint([tmp_path]) is None  # an empty folder
     assert fingerprint([write(tmp_path / "a", b"a"), tmp_path / "gone"]) is None
+    (tmp_path / "empty").mkdir()
+    assert fingerprint([tmp_path / "a", tmp_path / "empty"]) is None
 
 
 def test_a_case_consists_of_its_image_and_what_helps_to_restore_it(tmp_path):
