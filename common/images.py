@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors with the affine and meta data of an image."""
+"""Images as MONAI's tensors with affine and meta data, and as plain ones."""
 
 from __future__ import annotations
 
 import torch
 from monai.data import MetaTensor
 
-__all__ = ["like_image"]
+__all__ = ["as_tensor", "like_image"]
+
+
+def as_tensor(image: torch.Tensor) -> torch.Tensor:
+    """An image's values as a plain tensor that shares their memory."""
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
 def like_image(values: torch.Tensor, image: MetaTensor, affine: torch.Tensor | None = None) -> MetaTensor:
@@ -17,6 +22,5 @@ def like_image(values: torch.Tensor, image: MetaTensor, affine: torch.Tensor | N
         image: where the meta data comes from.
         affine: 4x4, where the grid is another one.
     """
-    values = values.as_tensor() if isinstance(values, MetaTensor) else values
     meta = {key: item for key, item in image.meta.items() if key != "affine"}
-    return MetaTensor(values, affine=image.affine if affine is None else affine, meta=meta)
+    return MetaTensor(as_tensor(values), affine=image.affine if affine is None else affine, meta=meta)

@@ -38,7 +38,8 @@ class OrientationInferer(Inferer):
         ValueError: an unknown choice.
 
     Example:
-        >>> inferer = OrientationInferer(monai.inferers.SimpleInferer(), spread=True)
+        >>> from monai.inferers import SimpleInferer
+        >>> inferer = OrientationInferer(SimpleInferer(), spread=True)
         >>> inferer(torch.rand(1, 1, 8, 9, 7), nn.Conv3d(1, 1, 3, padding=1)).shape
         torch.Size([1, 2, 8, 9, 7])
     """

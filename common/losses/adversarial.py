@@ -19,14 +19,25 @@ CRITERIA = ("least_squares", "bce")
 
 
 def last_logits(output: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    """The logits in a discriminator's output, as float32."""
-    return (output[-1] if isinstance(output, list | tuple) else output).float()
+    """The logits in a discriminator's output, as float32.
+
+    Example:
+        >>> features, logits = torch.zeros(1, 64, 8, 8), torch.ones(1, 1, 6, 6)
+        >>> last_logits([features, logits]).shape
+        torch.Size([1, 1, 6, 6])
+    """
+    return (output if isinstance(output, torch.Tensor) else output[-1]).float()
 
 
 class WassersteinGAN:
     """Critic ``E[D(fake)] - E[D(real)]``, generator ``-E[D(fake)]`` (Arjovsky et al. 2017; Gulrajani et al. 2017).
 
     Departs from the paper (Nazleem and Sujatha, eq. 3): that writes the interpolated image where the real one belongs.
+
+    Example:
+        >>> real, fake = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 0.0])
+        >>> WassersteinGAN().discriminator(real, fake), WassersteinGAN().generator(fake)
+        (tensor(-1.5000), tensor(-0.5000))
     """
 
     def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
@@ -61,6 +72,11 @@ class CriterionGAN:
 
     Raises:
         ValueError: another criterion.
+
+    Example:
+        >>> real, fake = torch.ones(1, 1, 6, 6), torch.full((1, 1, 6, 6), 0.5)  # least squares wants 1 and 0
+        >>> CriterionGAN().discriminator(real, fake), CriterionGAN().generator(fake)
+        (tensor(0.1250), tensor(0.2500))
     """
 
     def __init__(self, criterion: str = "least_squares", factor: float = 0.5) -> None:
@@ -92,11 +108,17 @@ def gradient_penalty(
 
     Args:
         critic: gives a score, or a map of scores, per sample, by itself: not through batch normalisation.
-        real, fake: ``(B, C, H, W[, D])``.
+        real: ``(B, C, H, W[, D])``.
+        fake: the same shape.
         generator: random numbers on the CPU, for a run that resumes exactly.
 
     Returns:
         A scalar of 0 or more with a graph to the critic's parameters.
+
+    Example:
+        >>> real, fake = torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
+        >>> gradient_penalty(lambda x: 3 * x[:, 0, 0, 0], real, fake).item()  # a slope of 3: (3 - 1)^2
+        4.0
     """
     share = torch.rand(len(real), generator=generator).to(real.device).view(-1, *[1] * (real.ndim - 1))
     with torch.autocast(real.device.type, enabled=False):

@@ -30,6 +30,12 @@ class FrequencyLoss(nn.Module):
 
     Raises:
         ValueError: a radius that is not positive, or another norm.
+
+    Example:
+        >>> fine = torch.cos(torch.pi * torch.arange(64)).expand(1, 1, 64, 64)  # stripes of one pixel
+        >>> low, high = (FrequencyLoss(low=w, high=1 - w)(fine, torch.zeros_like(fine)) for w in (1, 0))
+        >>> bool(low < 1e-4), bool(high > 0.1)
+        (True, True)
     """
 
     def __init__(

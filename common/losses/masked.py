@@ -22,6 +22,13 @@ class MaskedL1Loss(nn.Module):
 
     Raises:
         ValueError: w outside [0, 1].
+
+    Example:
+        >>> truth, tumour = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+        >>> tumour[..., 3, 3] = 1
+        >>> image = torch.where(tumour > 0, 0.6, 0.2)
+        >>> round(MaskedL1Loss(weight=0.5)(image, torch.cat([truth, tumour], dim=1)).item(), 3)
+        0.4
     """
 
     needs_masks = True

@@ -18,7 +18,7 @@ __all__ = ["PerceptualLoss", "vgg_features"]
 logger = logging.getLogger(__name__)
 
 # filters of the 3x3 convolutions, each with a ReLU; "M" halves the image (Simonyan and Zisserman 2014, table 1)
-LAYERS = {
+LAYERS: dict[str, tuple[int | str, ...]] = {
     "vgg16": (64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"),
     "vgg19": (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"),
 }
@@ -40,7 +40,7 @@ def vgg_features(name: str, last: int | None = None) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = 3
     for entry in LAYERS[name]:
-        if entry == "M":
+        if isinstance(entry, str):
             layers.append(nn.MaxPool2d(2))
         else:
             layers += [nn.Conv2d(channels, entry, 3, padding=1), nn.ReLU()]
@@ -65,7 +65,15 @@ class PerceptualLoss(nn.Module):
     Raises:
         InputError: the file is missing or holds other weights.
         ValueError: a number that is no convolution's, or another count of factors.
+
+    Example:
+        >>> grey = torch.rand(1, 1, 32, 32)
+        >>> PerceptualLoss()(grey, grey.flip(-1)).item()  # no weights: off
+        0.0
     """
+
+    mean: torch.Tensor
+    sd: torch.Tensor
 
     def __init__(
         self,

@@ -48,9 +48,11 @@ def similarity_terms(
     """Luminance and contrast-structure maps of SSIM (Nazleem and Sujatha, eq. 4; Wang et al. 2004).
 
     Args:
-        image, truth: ``(B, C, H, W[, D])``.
+        image: ``(B, C, H, W[, D])``.
+        truth: the same shape.
         matrices: windows, see ``gaussian_window``.
-        c1, c2: the two stabilising constants.
+        c1: constant that stabilises the luminance.
+        c2: constant that stabilises the contrast.
 
     Returns:
         ``l`` and ``cs`` of the smoothed size.
@@ -89,6 +91,12 @@ class MultiScaleSSIMLoss(nn.Module):
 
     Raises:
         ValueError: no scale, an even window, or a ``data_range`` that is not positive.
+
+    Example:
+        >>> image = torch.linspace(0, 1, 48).expand(1, 1, 48, 48)
+        >>> loss = MultiScaleSSIMLoss(scales=3)
+        >>> round(loss(image, image).item(), 3), round(loss(image, 1 - image).item(), 3)
+        (0.0, 1.0)
     """
 
     def __init__(
@@ -103,7 +111,7 @@ class MultiScaleSSIMLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = None if weights is None else tuple(weights)
-        self.scales = scales if weights is None else len(self.weights)
+        self.scales = scales if weights is None else len(weights)
         if self.scales < 1 or window % 2 == 0 or data_range <= 0:
             raise ValueError(f"need scales >= 1, an odd window, data_range > 0; got {scales}, {window}, {data_range}")
         self.window, self.sigma = window, sigma
@@ -148,6 +156,12 @@ class ScaleSpaceSSIMLoss(nn.Module):
 
     Raises:
         ValueError: no window, or one that is not positive.
+
+    Example:
+        >>> volume = torch.linspace(0, 1, 16).expand(1, 1, 16, 16, 16)
+        >>> loss = ScaleSpaceSSIMLoss(sigmas=(0.5, 1, 2))
+        >>> round(loss(volume, volume).item(), 3), bool(loss(0.9 * volume, volume) < loss(0.5 * volume, volume))
+        (0.0, True)
     """
 
     def __init__(self, sigmas: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0), c1: float = 0.01, c2: float = 0.01) -> None:

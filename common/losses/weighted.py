@@ -26,6 +26,14 @@ class WeightedLoss(nn.Module):
 
     Raises:
         ValueError: names differ, or a weight is negative.
+
+    Example:
+        >>> loss = WeightedLoss({"l1": nn.L1Loss(), "l2": nn.MSELoss()}, {"l1": 1.0, "l2": 10.0})
+        >>> image, truth = torch.full((1, 1, 4, 4), 0.1), torch.zeros(1, 1, 4, 4)
+        >>> {name: round(term.item(), 3) for name, term in loss.terms(image, truth).items()}
+        {'l1': 0.1, 'l2': 0.01}
+        >>> round(loss(image, truth).item(), 3)
+        0.2
     """
 
     def __init__(

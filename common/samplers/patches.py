@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from common.images import as_tensor
 from common.inputs import InputError
 from common.transforms.degradation import profile_sigma, round_trip_matrix
 from common.transforms.intensity import foreground_mask
+from common.types import Items
 
 __all__ = ["Patch", "RandomPatches", "SliceProfile"]
 
@@ -43,6 +45,12 @@ class SliceProfile:
             itself is first acquired at that scale and interpolated back, as scans are that were resampled before they
             were shared. Empty for none (an addition to the paper).
         smoothing_probability: share of the patches that are smoothed.
+
+    Example:
+        >>> patch = Patch(torch.rand(1, 24, 20, 22), (4, 2, 6), np.random.default_rng(0))
+        >>> batch = SliceProfile(scales=[[1, 1, 3]])([patch], (8, 8, 8))  # slices three times as thick
+        >>> batch["image"].shape, bool(batch["image"].std() < batch["label"].std())
+        (torch.Size([1, 1, 8, 8, 8]), True)
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class SliceProfile:
                 continue
             matrix = round_trip_matrix(length, factor, profile_sigma(factor, self.sigma, self.thickness))
             rows = matrix[corner : corner + size] if rows is None else rows @ matrix
+        assert rows is not None  # the last of the factors is 1, or it gave the rows
         used = np.flatnonzero((np.abs(rows) > 1e-6).any(axis=0))
         return rows[:, used[0] : used[-1] + 1], int(used[0])
 
@@ -106,9 +115,8 @@ def _apply(
     image = first.new_zeros(count, *widths)
     weights = [first.new_zeros(count, n, width) for n, width in zip(size, widths, strict=True)]
     for i, (patch, band) in enumerate(zip(patches, bands, strict=True)):
-        inside = [slice(start, start + rows.shape[1]) for rows, start in band]
-        part = patch.volume[(0, *inside)]
-        image[(i, *[slice(n) for n in part.shape])] = part
+        part = patch.volume[0][tuple(slice(start, start + rows.shape[1]) for rows, start in band)]
+        image[i][tuple(slice(n) for n in part.shape)] = part
         for axis, (rows, _) in enumerate(band):
             weights[axis][i, :, : rows.shape[1]] = torch.as_tensor(rows).to(first)
     image = (weights[0] @ image.flatten(2)).reshape(count, size[0], widths[1], widths[2])
@@ -142,11 +150,26 @@ class RandomPatches(Dataset):
         resample: draw other patches in each epoch; False keeps one set, seen in every epoch in another order, as
             Pham et al. 2019, sec. 3.1, do.
 
+    Raises:
+        ValueError: neither ``patches`` nor ``patches_per_volume``.
+
+    Example:
+        >>> volumes = [{"image": torch.rand(1, 24, 20, 22)}]
+        >>> samples = RandomPatches(volumes, SliceProfile([[2, 2, 2]]), patch_size=8, patches=16)
+        >>> len(samples), samples[0]["image"].shape
+        (16, torch.Size([1, 8, 8, 8]))
+        >>> first = samples[0]["label"]
+        >>> samples.set_epoch(1)
+        >>> torch.equal(samples[0]["label"], first)
+        False
+        >>> samples.set_epoch(0)
+        >>> torch.equal(samples[0]["label"], first)
+        True
     """
 
     def __init__(
         self,
-        volumes: Dataset,
+        volumes: Items,
         degradation: Callable[[Sequence[Patch], Sequence[int]], dict[str, torch.Tensor]],
         patch_size: int | Sequence[int],
         patches: int | None,
@@ -160,7 +183,11 @@ class RandomPatches(Dataset):
         self.volumes = volumes
         self.degradation = degradation
         self.patch_size = (patch_size,) * 3 if isinstance(patch_size, int) else tuple(patch_size)
-        self.patches = int(patches_per_volume * len(volumes) if patches_per_volume else patches)
+        if patches_per_volume:
+            patches = patches_per_volume * len(volumes)
+        if patches is None:
+            raise ValueError("give patches or patches_per_volume")
+        self.patches = int(patches)
         self.seed = seed
         self.orient = orient
         self.jitter = jitter
@@ -223,18 +250,16 @@ class RandomPatches(Dataset):
             self._order = (self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(len(self)))
         place = int(self._order[1][index])
         number = place % len(self.volumes)
-        volume = self.volumes[number]["image"]
-        volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+        volume = as_tensor(self.volumes[number]["image"])
         shape = volume.shape[-3:]
         if number not in self._centres:
             flat = torch.nonzero(foreground_mask(volume[0]).flatten()).flatten().cpu().numpy()
             self._centres[number] = flat[:: max(1, len(flat) // MAX_CENTRES)]
         random = np.random.default_rng([self.seed, self.epoch, index] if self.resample else [self.seed, place])
         centre = np.unravel_index(random.choice(self._centres[number]), shape)
-        corner = tuple(
-            int(min(max(c - p // 2, 0), n - p)) for c, p, n in zip(centre, self.patch_size, shape, strict=True)
-        )
-        return Patch(volume, corner, random)
+        places = zip(centre, self.patch_size, shape, strict=True)
+        row, column, plane = (int(min(max(c - p // 2, 0), n - p)) for c, p, n in places)
+        return Patch(volume, (row, column, plane), random)
 
 
 def _draw_turn(random: np.random.Generator, cubic: bool) -> tuple[list[int], list[int]]:

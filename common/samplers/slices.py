@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch.utils.data import Dataset
 
+from common.images import as_tensor
+from common.types import Items
+
 __all__ = ["RandomStacks", "slice_stacks"]
 
 
@@ -26,6 +29,12 @@ def slice_stacks(volume: torch.Tensor, axis: int, indices: Sequence[int], neighb
 
     Returns:
         ``(B, C * k, h, w)``, all slices of the first channel first; h and w are the two other axes in their order.
+
+    Example:
+        >>> volume = torch.arange(1.0, 5).expand(1, 2, 2, 4)  # slices of 1, 2, 3 and 4
+        >>> slice_stacks(volume, axis=2, indices=[0, 2], neighbours=3)[:, :, 0, 0]
+        tensor([[0., 1., 2.],
+                [2., 3., 4.]])
     """
     radius, length = neighbours // 2, volume.shape[axis + 1]
     slices = volume.movedim(axis + 1, 0)  # (N, C, h, w), a view
@@ -77,11 +86,17 @@ class RandomStacks(Dataset):
 
     Raises:
         ValueError: an even number of slices, or padding to less than the samples' size.
+
+    Example:
+        >>> volumes = [{"image": torch.rand(2, 24, 20, 22), "label": torch.rand(1, 24, 20, 22)}]
+        >>> samples = RandomStacks(volumes, size=16, pad=32, stacks=10, neighbours=3)
+        >>> {key: tuple(value.shape) for key, value in samples[0].items()}
+        {'image': (6, 16, 16), 'label': (1, 16, 16)}
     """
 
     def __init__(
         self,
-        volumes: Dataset,
+        volumes: Items,
         size: int | Sequence[int],
         pad: int,
         stacks: int,
@@ -190,7 +205,7 @@ class RandomStacks(Dataset):
 
 
 def _plain(item: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(x.as_tensor() if hasattr(x, "as_tensor") else x for x in (item["image"], item["label"]))
+    return as_tensor(item["image"]), as_tensor(item["label"])
 
 
 def _box(image: torch.Tensor, label: torch.Tensor) -> list[slice]:
@@ -226,9 +241,11 @@ def _turned(
     """The window of a slice that was turned about its middle: only the window's pixels are computed.
 
     Args:
-        image, label: ``(C, h, w)``, the part of the slice that starts at ``corner``; 0 outside of it.
+        image: ``(C, h, w)``, the part of the slice that starts at ``corner``; 0 outside of it.
+        label: ``(L, h, w)``, the same part.
         shape: of the whole slice.
-        corner, start: first pixel of the part and of the window, in the slice.
+        corner: first pixel of the part, in the slice.
+        start: first pixel of the window, in the slice.
         size: of the window.
         degrees: of the turn.
     """

@@ -34,6 +34,10 @@ def low_resolution_size(size: int, factor: float) -> int:
     """Number of voxels of an axis of ``size`` voxels after sampling at ``factor`` times the spacing.
 
     A thousandth of a voxel counts as none: headers store spacings with few digits.
+
+    Example:
+        >>> low_resolution_size(155, 2), low_resolution_size(10, 2.5)
+        (78, 4)
     """
     return max(1, math.ceil(size / factor - 1e-3))
 
@@ -55,6 +59,11 @@ def profile_matrix(size: int, factor: float, sigma: float) -> np.ndarray:
 
     Raises:
         ValueError: factor below 1 or negative sigma.
+
+    Example:
+        >>> profile_matrix(4, factor=2, sigma=0)
+        array([[0.5, 0.5, 0. , 0. ],
+               [0. , 0. , 0.5, 0.5]])
     """
     if factor < 1 or sigma < 0:
         raise ValueError(f"factor must be at least 1 and sigma not negative, got {factor} and {sigma}")
@@ -81,6 +90,10 @@ def spline_matrix(size: int, new_size: int, step: float) -> np.ndarray:
     Returns:
         ``(new_size, size)`` float64, rows summing to 1: ``scipy.ndimage.map_coordinates`` (order 3, ``nearest``)
         applied to the unit vectors.
+
+    Example:
+        >>> (spline_matrix(4, 8, 0.5) @ np.full(4, 7.0)).round(6)  # a constant axis stays constant
+        array([7., 7., 7., 7., 7., 7., 7., 7.])
     """
     if step == 1 and size == new_size:
         return np.eye(size)
@@ -106,6 +119,11 @@ def apply_per_axis(image: torch.Tensor, matrices: Sequence[np.ndarray | torch.Te
 
     Returns:
         Tensor with the new sizes, in the image's floating type and device.
+
+    Example:
+        >>> mean_of_rows = np.full((1, 2), 0.5)
+        >>> apply_per_axis(torch.arange(6.0).reshape(2, 3), [mean_of_rows, None])
+        tensor([[1.5000, 2.5000, 3.5000]])
     """
     image = image if image.is_floating_point() else image.float()
     dims = len(matrices)
@@ -129,6 +147,10 @@ def profile_sigma(factor: float, sigma: float | None = None, thickness: float = 
         factor: low-resolution spacing in high-resolution voxels.
         sigma: taken as it is where given; the authors' released code used 1 for every factor.
         thickness: slice thickness as a share of the low-resolution spacing, below 1 for gaps between slices.
+
+    Example:
+        >>> round(profile_sigma(2), 4), round(profile_sigma(2, thickness=0.5), 4), profile_sigma(2, sigma=1)
+        (0.8493, 0.4247, 1)
     """
     return factor * thickness / FWHM if sigma is None else sigma
 
@@ -141,11 +163,17 @@ def degrade(
     Args:
         image: ``(..., H, W, D)`` on the high-resolution grid.
         factors: low-resolution spacing in high-resolution voxels, per axis, real numbers of at least 1.
-        sigma, thickness: the slice profile, see ``profile_sigma``.
+        sigma: of the slice profile, see ``profile_sigma``.
+        thickness: of the slices, see ``profile_sigma``.
 
     Returns:
         low-resolution image ``(..., h, w, d)`` with ``h = ceil(H / factor)``, and the interpolated image
         ``(..., H, W, D)``.
+
+    Example:
+        >>> low, interpolated = degrade(torch.rand(1, 24, 20, 22), factors=[1, 1, 3])
+        >>> low.shape, interpolated.shape
+        (torch.Size([1, 24, 20, 8]), torch.Size([1, 24, 20, 22]))
     """
     down, up = [], []
     for size, factor in zip(image.shape[-len(factors) :], factors, strict=True):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialResample
 
 from common.headers import one_line
-from common.images import like_image
+from common.images import as_tensor, like_image
 from common.inputs import InputError, root_cause
 from common.readers import LoadScan
 from common.transforms.intensity import ScaleIntensityRobustd
@@ -24,7 +24,12 @@ LEAST_COVERAGE = 0.5  # share of the target's field of view that a guide must sh
 
 
 def spacing_of(affine: Any) -> np.ndarray:
-    """Voxel edge lengths in mm of an affine."""
+    """Voxel edge lengths in mm of an affine.
+
+    Example:
+        >>> spacing_of(np.diag([0.5, 0.5, 3, 1]))
+        array([0.5, 0.5, 3. ])
+    """
     return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
 
 
@@ -34,6 +39,10 @@ def grid_affine(affine: Any, steps: Sequence[float]) -> np.ndarray:
     Args:
         affine: 4x4, voxel indices to mm.
         steps: new spacing in present voxels, per axis.
+
+    Example:
+        >>> grid_affine(np.eye(4), [1, 1, 2])[2]  # the first of the thicker slices lies half a voxel further in
+        array([0. , 0. , 2. , 0.5])
     """
     scale = np.diag([*steps, 1.0])
     scale[:3, 3] = [(step - 1) / 2 for step in steps]
@@ -41,7 +50,12 @@ def grid_affine(affine: Any, steps: Sequence[float]) -> np.ndarray:
 
 
 def coverage(affine: Any, shape: Sequence[int], target_affine: Any, target_shape: Sequence[int]) -> float:
-    """Share of a target grid's field of view that lies inside another grid's, on a coarse lattice of points."""
+    """Share of a target grid's field of view that lies inside another grid's, on a coarse lattice of points.
+
+    Example:
+        >>> coverage(np.eye(4), (20, 20, 10), np.eye(4), (20, 20, 20))
+        0.5
+    """
     ticks = np.meshgrid(*[np.linspace(0, n - 1, 12) for n in target_shape], indexing="ij")
     lattice = np.stack(ticks, -1).reshape(-1, 3)
     world = lattice @ np.asarray(target_affine)[:3, :3].T + np.asarray(target_affine)[:3, 3]
@@ -56,6 +70,12 @@ def middle_window(mask: torch.Tensor, crop: Sequence[float] | None) -> list[slic
     Args:
         mask: ``(H, W, D)``, not empty.
         crop: edge lengths in voxels, cut to the volume's; None for the whole volume.
+
+    Example:
+        >>> mask = torch.zeros(8, 8, 8)
+        >>> mask[2:6, 2:6, 2:6] = 1
+        >>> [(side.start, side.stop) for side in middle_window(mask, [2, 4, 100])]
+        [(3, 5), (2, 6), (0, 8)]
     """
     if crop is None:
         return [slice(0, n) for n in mask.shape]
@@ -82,6 +102,11 @@ class AddGuidesd(MapTransform):
 
     Raises:
         InputError: another number of guides, or a guide that shows less than half of the image's field of view.
+
+    Example:
+        >>> image = MetaTensor(torch.rand(1, 8, 8, 8), affine=torch.eye(4))
+        >>> AddGuidesd("image", guides=0)({"image": image})["image"].shape  # an entry without guides passes
+        torch.Size([1, 8, 8, 8])
     """
 
     def __init__(self, keys: KeysCollection, guides: int = 0, guide_key: str = "guide") -> None:
@@ -89,9 +114,10 @@ class AddGuidesd(MapTransform):
         self.guides = guides
         self.guide_key = guide_key
         self.load = LoadScan()
-        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float64)
+        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float64)
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its images as ``(1 + guides, H, W, D)``."""
         out = dict(data)
         paths = out.get(self.guide_key) or []
         for key in self.key_iterator(out):
@@ -101,7 +127,7 @@ class AddGuidesd(MapTransform):
                 raise InputError(f"the network takes {self.guides} guide sequence(s), given are {len(paths)}", name)
             channels = [self._guide(path, image) for path in paths]
             if channels:
-                stacked = torch.cat([image.as_tensor(), *channels])
+                stacked = torch.cat([as_tensor(image), *channels])
                 out[key] = like_image(stacked, image)
         return out
 
@@ -112,7 +138,7 @@ class AddGuidesd(MapTransform):
             raise InputError(f"the guide cannot be read ({one_line(root_cause(error))})", path) from error
         if guide.ndim != 4 or guide.shape[0] != 1:
             raise InputError(f"a guide must be one 3D volume, this is {tuple(guide.shape)}", path)
-        if not torch.isfinite(guide.as_tensor()).all():
+        if not torch.isfinite(as_tensor(guide)).all():
             raise InputError("the guide has NaN or infinite voxels", path)
         try:
             share = coverage(guide.affine, guide.shape[1:], image.affine, image.shape[1:])
@@ -125,4 +151,4 @@ class AddGuidesd(MapTransform):
             )
         guide = ScaleIntensityRobustd("guide")({"guide": guide})["guide"]
         moved = self.resample(guide, dst_affine=image.affine, spatial_size=image.shape[1:])
-        return moved.as_tensor().to(image.device, torch.float32)
+        return as_tensor(moved).to(image.device, torch.float32)

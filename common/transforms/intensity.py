@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from monai.transforms import MapTransform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import ensure_tuple_rep
 
-from common.images import like_image
+from common.images import as_tensor, like_image
 
 __all__ = [
     "PERCENTILES",
@@ -42,7 +43,7 @@ def _background(image: torch.Tensor) -> float | None:
 
 
 def _plain(image: torch.Tensor) -> torch.Tensor:
-    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    image = as_tensor(image)
     return image if image.is_floating_point() else image.float()
 
 
@@ -56,6 +57,12 @@ def foreground_mask(image: torch.Tensor, share: float = 0.05) -> torch.Tensor:
     Returns:
         Boolean tensor of the image's shape: voxels other than the constant background of a masked image, or those
         above the threshold. All voxels where this would leave none.
+
+    Example:
+        >>> brain = torch.zeros(1, 8, 8, 8)
+        >>> brain[:, 2:6, 2:6, 2:6] = 80
+        >>> int(foreground_mask(brain).sum())
+        64
     """
     image = _plain(image)
     background = _background(image)
@@ -71,6 +78,12 @@ def robust_range(image: torch.Tensor) -> tuple[float, float]:
     """Background level and the foreground's 99.9 percentile.
 
     The background level is the constant background of a masked image, else the 0.1 percentile of all voxels.
+
+    Example:
+        >>> brain = torch.zeros(1, 8, 8, 8)
+        >>> brain[:, 2:6, 2:6, 2:6] = 80
+        >>> robust_range(brain)
+        (0.0, 80.0)
     """
     image = _plain(image)
     background = _background(image)
@@ -84,9 +97,17 @@ class ScaleIntensityRobustd(MapTransform):
 
     Values outside are kept, not clipped. The two levels are stored in the meta data of the image, where
     ``RestoreIntensityd`` finds them. Shapes ``(C, H, W[, D])``, any intensity units.
+
+    Example:
+        >>> brain = torch.zeros(1, 8, 8, 8)
+        >>> brain[:, 2:6, 2:6, 2:6] = 80
+        >>> scaled = ScaleIntensityRobustd("image")({"image": MetaTensor(brain)})["image"]
+        >>> scaled.max().item(), scaled.meta["intensity_high"]
+        (1.0, 80.0)
     """
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The images, scaled."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -107,13 +128,21 @@ class RestoreIntensityd(MapTransform):
     Args:
         keys: predictions ``(C, H, W[, D])`` scaled like ``ref_key``.
         ref_key: the input, with the levels that ``ScaleIntensityRobustd`` stored of its first channel.
+
+    Example:
+        >>> brain = torch.zeros(1, 8, 8, 8)
+        >>> brain[:, 2:6, 2:6, 2:6] = 80
+        >>> data = ScaleIntensityRobustd("image")({"image": MetaTensor(brain)})
+        >>> RestoreIntensityd("pred")({**data, "pred": 0.5 * data["image"]})["pred"].max().item()
+        40.0
     """
 
     def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
         super().__init__(keys)
         self.ref_key = ref_key
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The predictions in the input's units and with its affine."""
         out = dict(data)
         meta = out[self.ref_key].meta
         low, high = (float(np.asarray(meta[name])) for name in (LOW, HIGH))
@@ -133,6 +162,14 @@ class SplitSpreadd(MapTransform):
         names: keys for their spreads.
         ref_key: the input, with the levels that ``ScaleIntensityRobustd`` stored of its first channel.
         wanted: False passes the predictions on as they are.
+
+    Example:
+        >>> brain = torch.zeros(1, 8, 8, 8)
+        >>> brain[:, 2:6, 2:6, 2:6] = 80
+        >>> data = ScaleIntensityRobustd("image")({"image": MetaTensor(brain)})
+        >>> data["pred"] = torch.cat([data["image"], torch.full_like(data["image"], 0.25)])  # mean, spread
+        >>> SplitSpreadd("pred", names="std")(data)["std"].max().item()
+        20.0
     """
 
     def __init__(
@@ -143,7 +180,8 @@ class SplitSpreadd(MapTransform):
         self.ref_key = ref_key
         self.wanted = wanted
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Means ``(C, H, W[, D])`` under their own keys, spreads of the same shape under ``names``."""
         out = dict(data)
         for key, name in self.key_iterator(out, self.names) if self.wanted else ():
             mean, spread = torch.as_tensor(out[key]).chunk(2)
@@ -173,6 +211,12 @@ def fit_landmarks(
 
     Raises:
         ValueError: no image, or one whose foreground is constant.
+
+    Example:
+        >>> scans = [gain * torch.linspace(1, 100, 100) for gain in (1, 3)]  # one ramp in two scalings
+        >>> everywhere = [torch.ones(100)] * 2
+        >>> [round(value, 1) for value in fit_landmarks(scans, everywhere)]
+        [0.0, 9.2, 19.4, 29.6, 39.8, 50.0, 60.2, 70.4, 80.6, 90.8, 100.0]
     """
     mapped = []
     for image, mask in zip(images, masks, strict=True) if masks is not None else ((image, None) for image in images):
@@ -201,6 +245,12 @@ def standardise(image: torch.Tensor, landmarks: Sequence[float], mask: torch.Ten
 
     Raises:
         ValueError: another number of landmarks, or landmarks that fall.
+
+    Example:
+        >>> scans, everywhere = [gain * torch.linspace(1, 100, 100) for gain in (1, 3)], torch.ones(100)
+        >>> landmarks = fit_landmarks(scans, [everywhere] * 2)
+        >>> bool(torch.allclose(*(standardise(scan, landmarks, everywhere) for scan in scans), atol=1e-3))
+        True
     """
     standard = np.asarray(landmarks, dtype=np.float64)
     if standard.shape != (len(PERCENTILES),) or (np.diff(standard) < 0).any():

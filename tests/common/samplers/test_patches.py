@@ -234,3 +234,8 @@ def test_a_patch_larger_than_a_volume_names_the_file_in_one_line():
     data = RandomPatches([{"image": scan}], SliceProfile([(2, 2, 2)]), 25, 4)
     with pytest.raises(InputError, match=r"^thick.nii.gz: 30 x 30 x 12 voxels are less than a patch of 25 x 25 x 25$"):
         data.check()
+
+
+def test_a_sampler_without_a_number_of_patches_is_refused():
+    with pytest.raises(ValueError, match="patches_per_volume"):
+        RandomPatches(volumes(), SliceProfile([(2, 2, 2)]), 8, None)
