@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.inferers import Inferer, SimpleInferer
+from torch import nn
 
 __all__ = ["AutocastInferer", "Evaluator", "Trainer", "half_type"]
 
@@ -77,6 +78,8 @@ class Trainer(SupervisedTrainer):
 class Evaluator(SupervisedEvaluator):
     """``SupervisedEvaluator`` whose ``amp`` is autocast to the device's 16-bit type, on CPUs too.
 
+    A network is taken out of ``DistributedDataParallel``, whose forward pass would wait for processes with fewer cases.
+
     Args:
         args, kwargs: as for ``SupervisedEvaluator``.
         amp: mixed precision.
@@ -84,6 +87,8 @@ class Evaluator(SupervisedEvaluator):
 
     def __init__(self, *args: Any, amp: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if isinstance(self.network, nn.parallel.DistributedDataParallel):
+            self.network = self.network.module
         if amp:
             device = self.state.device
             self.inferer = AutocastInferer(self.inferer or SimpleInferer(), device, half_type(device))

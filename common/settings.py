@@ -119,7 +119,8 @@ def choice(given: Any, name: str, options: Sequence[Any]) -> Any:
     """
     plain = value(given)
     if isinstance(plain, bool) or plain not in options:
-        raise InputError(f"{name} must be {' or '.join(map(str, options))}; got {given!r}")
+        texts = ["null" if option is None else str(option) for option in options]
+        raise InputError(f"{name} must be {' or '.join(texts)}; got {given!r}")
     return options[options.index(plain)]
 
 

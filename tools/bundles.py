@@ -15,7 +15,7 @@ from tools.package import bundle_folder, bundle_names
 
 __all__ = ["Key", "bundles", "keys_of", "main"]
 
-CONFIGS = ("train", "inference", "evaluate")  # in the order in which a default is looked up
+CONFIGS = ("train", "inference", "evaluate")
 WIDTH = 110  # of the printed text
 
 
@@ -48,7 +48,7 @@ def bundles(name: str | None = None) -> None:
     for key in keys_of(name):
         values = set(key.defaults.values())
         told = values.pop() if len(values) == 1 else ", ".join(f"{v} ({c})" for c, v in key.defaults.items())
-        where = "" if len(key.defaults) == len(CONFIGS) else f" [{', '.join(key.defaults)}]"
+        where = "" if key.defaults.keys() >= set(CONFIGS) else f" [{', '.join(key.defaults)}]"
         print(textwrap.fill(f"--{key.name} {told}{where}", WIDTH, break_long_words=False, subsequent_indent="    "))
         print(textwrap.fill(key.meaning, WIDTH, initial_indent="    ", subsequent_indent="    "))
 
@@ -67,8 +67,10 @@ def keys_of(name: str) -> list[Key]:
         ValueError: the recipe or card tells of a key that no configuration has, or twice of one.
     """
     folder = bundle_folder(name)
+    further = sorted(path.stem for path in (folder / "configs").glob("train_*.json"))  # of other networks
     configs = {
-        config: json.loads((folder / "configs" / f"{config}.json").read_text(encoding="utf-8")) for config in CONFIGS
+        config: json.loads((folder / "configs" / f"{config}.json").read_text(encoding="utf-8"))
+        for config in (*CONFIGS, *further)
     }
     for key, value in configs["train"].items():  # an overlay: what it does not set is train.json's
         configs["evaluate"].setdefault(key, value)

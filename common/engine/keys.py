@@ -197,8 +197,8 @@ class Recipe:
         distributed.start_if_launched()
         chosen = self._budget(parser)
         for table in parser.config:
-            options, key = parser.config[table], self.keys.get(table.removesuffix("s"))
-            if table != "budgets" and isinstance(options, dict) and key:
+            options, key = parser.config[table], self.keys.get(table[:-1])
+            if table.endswith("s") and table != "budgets" and isinstance(options, dict) and key:
                 _fill(parser, options.get(parser.config.get(key.name), {}))
         torch.manual_seed(parser.config.get("seed", 0))
         return {**chosen, "config": copy.deepcopy(parser.config)}

@@ -64,6 +64,7 @@ class Session:
         lower_is_better: of the evaluator's key metric.
         keep: which weights ``best.pt`` holds: the ``best`` by the key metric, or the ``last``.
         needed: what each entry of the data must name.
+        prepare: what is done to a network before inference, such as folding its normalisations.
         handlers: the evaluator's own handlers, of which MLflow's is ended after an evaluation.
         before: trainings that come before the trainer's, in order.
         name: of the trainer's own stage among them.
@@ -92,6 +93,7 @@ class Session:
         lower_is_better: bool = False,
         keep: str = "best",
         needed: Sequence[str] = ("image",),
+        prepare: Callable[[nn.Module], Any] | None = None,
         handlers: Sequence[Any] = (),
         before: Mapping[str, Stage] | None = None,
         name: str = "epoch",
@@ -107,7 +109,7 @@ class Session:
         self.start = StartingWeights(network, str(weights), from_scratch)
         self.best: BestWeights | None = None
         self.promote, self.lower_is_better, self.keep = promote, lower_is_better, keep
-        self.needed, self.handlers, self.beside = needed, handlers, beside
+        self.needed, self.prepare, self.handlers, self.beside = needed, prepare, handlers, beside
         self.before, self.name, self.stages = dict(before or {}), name, stages
 
     @property
@@ -179,6 +181,8 @@ class Session:
             SystemExit: with status 1, where a case failed.
         """
         load_into(self.network, self.weights)
+        if self.prepare is not None:
+            self.prepare(bare(self.network))
         self.evaluator.run()
         self.evaluator.data_loader.dataset.finish()
 

@@ -143,14 +143,14 @@ class ClipWeights:
 
     Args:
         optimizer: the critic's.
-        bound: c of the paper, 0.01 there.
+        bound: c of the paper, 0.01 there; None switches it off.
 
     Raises:
         ValueError: a bound that is not positive.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, bound: float) -> None:
-        if bound <= 0:
+    def __init__(self, optimizer: torch.optim.Optimizer, bound: float | None) -> None:
+        if bound is not None and bound <= 0:
             raise ValueError(f"bound must be positive, got {bound}")
         self.optimizer = optimizer
         self.bound = bound
@@ -158,6 +158,8 @@ class ClipWeights:
 
     def attach(self, engine: Engine) -> None:
         """Works while the trainer runs."""
+        if self.bound is None:
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._stop)
 

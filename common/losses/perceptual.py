@@ -101,6 +101,11 @@ class PerceptualLoss(nn.Module):
         for name, values in (("mean", MEAN), ("sd", SD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
+    @property
+    def off(self) -> bool:
+        """Whether it has no weights, and is 0."""
+        return self.features is None
+
     def train(self, mode: bool = True) -> PerceptualLoss:
         """The features stay as they are."""
         return super().train(False)

@@ -21,7 +21,8 @@ class WeightedLoss(nn.Module):
          "weights": {"ms_ssim": 0.89, "l1": 0.11}}
 
     Args:
-        losses: callables of prediction and target by name; one with weight 0 is not computed.
+        losses: callables of prediction and target by name; one with weight 0 is not computed, nor one that says with an
+            attribute that it is ``off``, such as ``PerceptualLoss`` without a file.
         weights: a number of 0 or more for each of them.
 
     Raises:
@@ -47,7 +48,7 @@ class WeightedLoss(nn.Module):
         if min(weights.values(), default=0) < 0:
             raise ValueError(f"weights must not be negative, got {dict(weights)}")
         self.losses = dict(losses)
-        self.weights = dict(weights)
+        self.weights = {name: 0.0 if getattr(losses[name], "off", False) else w for name, w in weights.items()}
         # losses with buffers or networks of their own follow .to(device)
         self.modules_ = nn.ModuleDict({name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)})
 

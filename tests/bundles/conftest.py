@@ -72,15 +72,7 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{"halve_every": 10, "val_cases": 2, "val_slices": 4},
         },
         "lesion_msgan": {
-            **{
-                "network": {},
-                "critic": {"filters": [4, 4, 8], "units": 8},
-                "epochs": 1,
-                "pretraining": 0,
-                "crops": 8,
-                "batch_size": 2,
-                "crop": 32,
-            },
+            **{**patches, "patch_size": 32, "critic_filters": [4, 4, 8], "critic_units": 8, "pretraining": 0},
             **{"learning_rate": rate, "fine_tuning_rate": rate, "schedule": "step", "val_volumes": 2, "val_slices": 2},
         },
     }[name]

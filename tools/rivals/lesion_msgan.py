@@ -58,8 +58,9 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
         evaluation.dataset.others["srresnet"] = other.dataset.others["srresnet"]
         methods.append(Rival("srresnet", name, _carried("srresnet"), timed=False))
     else:
-        train = "train.json with srresnet.json, then --rival_weights \"{'srresnet': 'best.pt'}\""
-        methods.append(Rival("srresnet", name, reason=f"no weights given: {train}"))
+        train, given = "train.json with paper/base.json and paper/srresnet.json", "{'srresnet': 'best.pt'}"
+        reason = f'no weights given: {train}, then --rival_weights "{given}"'
+        methods.append(Rival("srresnet", name, reason=reason))
     return methods
 
 

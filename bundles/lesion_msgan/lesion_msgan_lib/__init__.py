@@ -8,7 +8,22 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"lesion_msgan needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import cases, data, detection, detector, losses, metrics, networks, regions, savers, slices, training, transforms
+from . import (
+    cases,
+    data,
+    detection,
+    detector,
+    losses,
+    metrics,
+    networks,
+    pictures,
+    recipe,
+    regions,
+    savers,
+    slices,
+    training,
+    transforms,
+)
 
 __all__ = [
     "cases",
@@ -18,6 +33,8 @@ __all__ = [
     "losses",
     "metrics",
     "networks",
+    "pictures",
+    "recipe",
     "regions",
     "savers",
     "slices",

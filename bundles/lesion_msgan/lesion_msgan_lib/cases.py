@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
 
+from common import datasets
 from common.datasets import LABELS, guide_paths, held_out_brain
 from common.files import replacing
 from common.inputs import InputError, check_headers, find_scans
 from common.patterns import distinct, natural
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import boolean, names, optional
 from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture
 
-__all__ = ["inference_cases", "sample_case", "training_guides", "with_masks"]
+__all__ = ["evaluation_entries", "inference_cases", "sample_case", "training_entries"]
 
 LAYOUT = "NIfTI volumes or slices, DICOM series folders, PNG or JPEG pictures"
 PATTERNS = ("**/*.nii*", "**/*.png", "**/*.jpg", "**/*.jpeg", "**/*.bmp")
@@ -31,44 +33,61 @@ FACTOR = 4
 DETECTORS = ("mask", "any", "foreground")  # of a training
 
 
-def training_guides(detector: Any, mask_name: Any) -> list[str]:
-    """Name of the mask that every training scan needs beside it; none where scans without one are taken too.
-
-    Raises:
-        InputError: no such detector in training.
-    """
-    name = optional(detector) or "mask"
-    if name not in DETECTORS:
-        raise InputError(f"detector must be one of {', '.join(DETECTORS)} in training, got {detector!r}")
-    return [str(mask_name)] if name == "mask" else []
-
-
-def with_masks(entries: Sequence[dict[str, Any]], detector: Any, mask_name: Any, sequence: Any = None) -> list[dict]:
-    """Entries with the mask that lies beside a scan, where the detector is ``any``; the others stay without.
+def training_entries(
+    dataset_dir: str | None, pattern: str, sequence: str | None, mask_name: str, detector: str | None, **split: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Scans of a folder with their lesion masks, split by subject.
 
     Args:
-        entries: see ``common.datasets.scan_entries``.
-        detector, mask_name: the keys.
-        sequence: the last part of the scans' names, where one is asked for.
+        dataset_dir, pattern, sequence: as for ``common.datasets.scan_entries``; of the sample brains T1c is taken.
+        mask_name: takes the place of the sequence in the mask's name.
+        detector: ``mask`` asks for a mask beside every scan, ``any`` takes those that are there, ``foreground`` none.
+        split: as for ``common.datasets.split_entries``.
+
+    Raises:
+        InputError: another detector, or as for those functions.
     """
-    if optional(detector) != "any":
-        return list(entries)
-    found = []
-    for entry in entries:
-        try:
-            found.append({**entry, "guide": guide_paths(entry["image"], [str(mask_name)], optional(sequence))})
-        except InputError:
-            found.append(entry)
-    return found
+    return _with_masks(datasets.training_entries, dataset_dir, pattern, sequence, mask_name, detector, **split)
+
+
+def evaluation_entries(
+    dataset_dir: str | None, pattern: str, sequence: str | None, mask_name: str, detector: str | None, **split: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """All scans of a folder as validation entries; of the sample brains and of a split file those that are held out.
+
+    Arguments and errors as for ``training_entries``.
+    """
+    return _with_masks(datasets.evaluation_entries, dataset_dir, pattern, sequence, mask_name, detector, **split)
+
+
+def _with_masks(
+    find: Callable[..., dict[str, list[dict[str, Any]]]],
+    dataset_dir: str | None,
+    pattern: str,
+    sequence: str | None,
+    mask_name: str,
+    detector: str | None,
+    **split: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    if detector not in DETECTORS:
+        raise InputError(f"detector must be one of {', '.join(DETECTORS)} in training, got {detector!r}")
+    if dataset_dir is None:
+        sequence = sequence or "t1c"
+    parts = find(dataset_dir, pattern, sequence, [mask_name] if detector == "mask" else [], **split)
+    if detector == "any":
+        for entry in itertools.chain(*parts.values()):
+            with contextlib.suppress(InputError):
+                entry["guide"] = guide_paths(entry["image"], [mask_name], sequence)
+    return parts
 
 
 def inference_cases(
-    dataset_dir: Any,
-    pattern: Any,
-    sequence: Any,
-    mask: Any,
-    detector: Any = None,
-    allow_missing_slices: Any = False,
+    dataset_dir: str | None,
+    pattern: str | None,
+    sequence: str | None,
+    mask: str | None,
+    detector: str | None = None,
+    allow_missing_slices: bool = False,
 ) -> dict[str, list]:
     """Cases of a folder or a single file, with those that cannot work.
 
@@ -84,19 +103,16 @@ def inference_cases(
     Returns:
         ``{"entries": [{"image": path, "guide": [path]}], "failures": [(path, reason)]}``.
     """
-    folder, wanted, given = optional(dataset_dir), optional(sequence), names(mask)
-    if folder is None:
-        folder = sample_case()
-        given = given or (["seg"] if optional(detector) in (None, "mask") else [])
-    elif optional(detector) == "mask":
-        given = given or ["seg"]
+    if mask is None and (detector == "mask" or (dataset_dir is None and detector is None)):
+        mask = "seg"
+    masks = [] if mask is None else [mask]
     entries, failures = [], []
-    for path in _found(folder, optional(pattern), wanted):
-        good, refused = _checked(path, boolean(allow_missing_slices))
+    for path in _found(dataset_dir or sample_case(), pattern, sequence):
+        good, refused = _checked(path, allow_missing_slices)
         failures += refused
         for one in good:
             try:
-                entries.append({"image": one, "guide": guide_paths(one, given, wanted)})
+                entries.append({"image": one, "guide": guide_paths(one, masks, sequence)})
             except InputError as error:
                 failures.append((one, error.reason.replace("guide sequence", "mask")))
     return {"entries": entries, "failures": failures}

@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
-from monai.data import MetaTensor
+from monai.data import CacheDataset, MetaTensor
 from torch.utils.data import Dataset
 
 from common.console import say
 from common.inputs import InputError
 from common.savers import stem_of
-from common.settings import optional
 from common.transforms.intensity import foreground_mask
 
 from .degradation import RandDownsample
@@ -26,13 +25,7 @@ from .regions import bounding_box, crop_corner_range, cut, foreground_region, sq
 from .slices import downsample, foreground, statistics, whole_pixels
 from .transforms import AXIS, MEAN, REGION, SPREAD
 
-__all__ = [
-    "LesionCrops",
-    "LesionSlices",
-    "LesionVolumes",
-    "lesion_slices",
-    "region_of",
-]
+__all__ = ["LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of"]
 
 FACTOR = 4
 LEAST_AREA = 16  # lesion pixels of a slice that counts
@@ -69,9 +62,9 @@ def region_of(truth: torch.Tensor, mask: torch.Tensor, lesion: bool) -> tuple:
 class LesionVolumes(Dataset):
     """Slices of volumes in memory, ``(2, H, W, D)`` each."""
 
-    def __init__(self, volumes: Dataset, detector: Any = "mask") -> None:
+    def __init__(self, volumes: Dataset, detector: str = "mask") -> None:
         self.volumes = volumes
-        quiet = optional(detector) in ("foreground", "any")
+        quiet = detector in ("foreground", "any")
         self.known: list[tuple[list[int], bool]] = []
         for number in range(len(volumes)):
             item = volumes[number]
@@ -95,8 +88,8 @@ class LesionCrops(LesionVolumes):
 
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``, see ``AddMaskd``.
-        crops: samples per epoch; None for as many as there are slices.
-        crop: edge of the crop in high-resolution pixels, a multiple of 4.
+        patches: samples per epoch; None for as many as there are slices.
+        patch_size: edge of the crop in high-resolution pixels, a multiple of 4.
         detector: ``mask`` or ``any`` for lesions where there are some, ``foreground`` for none.
         seed: start of all randomness.
         orient: also flip and transpose crops at random (an addition to the paper).
@@ -111,9 +104,9 @@ class LesionCrops(LesionVolumes):
     def __init__(
         self,
         volumes: Dataset,
-        crops: int | None = None,
-        crop: int = 96,
-        detector: Any = "mask",
+        patches: int | None = None,
+        patch_size: int = 96,
+        detector: str = "mask",
         seed: int = 0,
         orient: bool = True,
         ways: Any = "bicubic",
@@ -121,17 +114,15 @@ class LesionCrops(LesionVolumes):
     ) -> None:
         super().__init__(volumes, detector)
         self.downsample, self.zoom = RandDownsample(ways), float(zoom)
-        if crop < FACTOR or crop % FACTOR:
-            raise InputError(f"crop must be a multiple of {FACTOR}, got {crop}")
+        if patch_size < FACTOR or patch_size % FACTOR:
+            raise InputError(f"patch_size must be a multiple of {FACTOR}, got {patch_size}")
         for number in range(len(volumes)):
             shape = volumes[number]["image"].shape[1:3]
-            if min(shape) - min(shape) % FACTOR < crop:
-                sizes = " x ".join(map(str, shape))
-                raise InputError(
-                    f"slices of {sizes} pixels are smaller than a crop of {crop}", _source(volumes[number], number)
-                )
-        self.crops = int(crops) if crops else sum(len(places) for places, _ in self.known)
-        self.crop, self.seed, self.orient = int(crop), int(seed), orient
+            if min(shape) - min(shape) % FACTOR < patch_size:
+                reason = f"slices of {' x '.join(map(str, shape))} pixels are smaller than a patch_size of {patch_size}"
+                raise InputError(reason, _source(volumes[number], number))
+        self.patches = patches or sum(len(places) for places, _ in self.known)
+        self.patch_size, self.seed, self.orient = patch_size, seed, orient
         self.epoch = 0
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -140,10 +131,14 @@ class LesionCrops(LesionVolumes):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.crops
+        return self.patches
+
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self.volumes)} volumes, {len(self)} crops of {self.patch_size} pixels per epoch"
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """ "image" ``(1, crop / 4, crop / 4)`` and "label" ``(1, crop, crop)``, standardised alike."""
+        """ "image" ``(1, patch_size / 4, ...)`` and "label" ``(1, patch_size, ...)``, standardised alike."""
         if self._order is None or self._order[0] != self.epoch:
             self._order = (self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(len(self)))
         number = int(self._order[1][index]) % len(self.volumes)
@@ -151,12 +146,12 @@ class LesionCrops(LesionVolumes):
         places, lesion = self.known[number]
         truth, mask = self.slice(number, places[random.integers(len(places))])
         if self.zoom > 1 and random.random() < 0.5:
-            least = self.crop / min(truth.shape)  # what is left must hold a crop
+            least = self.patch_size / min(truth.shape)  # what is left must hold a crop
             truth, mask = _zoomed(truth, mask, max(least, self.zoom ** random.uniform(-1, 1)))
         self.downsample.set_random_state(int(random.integers(2**31)))
         low = self.downsample(truth)
         mean, spread = statistics(low)
-        size = self.crop // FACTOR
+        size = self.patch_size // FACTOR
         if lesion:
             ranges = [
                 crop_corner_range(side, size, n)
@@ -179,32 +174,33 @@ class LesionCrops(LesionVolumes):
 class LesionSlices(LesionVolumes):
     """Slices through held-out lesions, always the same: low resolution as "image", the truth in the region as "label".
 
-    "image" ``(1, h, w)`` is standardised and carries its statistics and region; "label", "bicubic" and "bilinear"
-    ``(1, H, W)`` are the region alone in the scan's units. Items also carry "case", no two alike, and "setting".
+    "image" ``(1, h, w)`` is standardised and carries its statistics and region; "label" and "bicubic" ``(1, H, W)`` are
+    the region alone in the scan's units. Items also carry "case", no two alike, and "setting".
 
     Every slice is an item for each way of down-sampling; the region is the same in all of them.
 
     Args:
-        volumes: dataset of ``{"image": (2, H, W, D)}``.
+        data: entries, or volumes ``{"image": (2, H, W, D)}`` that are loaded already.
+        transform: loads an entry.
         slices: per volume, spread evenly over those with lesion; None for all.
         detector: ``mask``, ``any`` or ``foreground``.
         ways: of down-sampling, see ``degradation.RandDownsample``.
         others: further methods, called with the low-resolution image ``(1, 1, h, w)``, its key their name.
-        data: entries that the volumes were loaded from, which MONAI Label looks for here.
     """
 
     def __init__(
         self,
-        volumes: Dataset,
+        data: Sequence[Any],
+        transform: Callable | None = None,
         slices: int | None = None,
-        detector: Any = "mask",
-        others: Mapping[str, Any] | None = None,
-        data: Any = None,
+        detector: str = "mask",
         ways: Any = "bicubic",
+        others: Mapping[str, Any] | None = None,
     ) -> None:
+        self.data = data
+        volumes = data if transform is None else CacheDataset(data, transform, num_workers=0, progress=False)
         super().__init__(volumes, detector)
         self.downsample = RandDownsample(ways)
-        self.data = getattr(volumes, "data", None) if data is None else data
         self.others = dict(others or {})
         self.names = _names([_source(volumes[number], number) for number in range(len(volumes))])
         self.places = [
@@ -223,8 +219,7 @@ class LesionSlices(LesionVolumes):
         meta = {AXIS: -1, MEAN: torch.tensor([mean]), SPREAD: torch.tensor([spread]), REGION: torch.tensor(region)}
         image = MetaTensor(((low - mean) / spread)[None], meta=meta)
         item = {"image": image, "label": cut(truth, region, FACTOR)[None].clone()}
-        for mode in ("bicubic", "bilinear"):
-            item[mode] = cut(interpolate(low[None, None], mode=mode), region, FACTOR)[0].clone()
+        item["bicubic"] = cut(interpolate(low[None, None]), region, FACTOR)[0].clone()
         for name, method in self.others.items():
             item[name] = cut(method(image.as_tensor()[None]), region, FACTOR)[0].cpu() * spread + mean
         volume = self.names[number] + (f"-{way}" if len(self.downsample.ways) > 1 else "")
@@ -233,13 +228,9 @@ class LesionSlices(LesionVolumes):
     def _way(self, index: int) -> str:
         return self.downsample.ways[index % len(self.downsample.ways)]
 
-    def pixels(self) -> int:
-        """Low-resolution pixels of all regions, without context, in all ways of down-sampling."""
-        total = 0
-        for number, place in self.places:
-            (top, bottom), (left, right) = region_of(*self.slice(number, place), self.known[number][1])
-            total += (bottom - top) * (right - left)
-        return total * len(self.downsample.ways)
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self)} slices of {len(self.volumes)} volumes"
 
 
 def _zoomed(truth: torch.Tensor, mask: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:

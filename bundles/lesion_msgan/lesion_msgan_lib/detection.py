@@ -19,7 +19,6 @@ from torch import nn
 from common.console import say
 from common.images import like_image
 from common.inputs import InputError
-from common.settings import optional
 from common.weights import build, load_into
 
 from .masks import load_mask, mask_paths, place_of
@@ -125,7 +124,7 @@ class FindRegiond(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        detector: Any = None,
+        detector: str | None = None,
         weights: str | None = None,
         device: Any = "cpu",
         network: nn.Module | None = None,
@@ -135,7 +134,7 @@ class FindRegiond(MapTransform):
         memory_gb: float = 4.0,
     ) -> None:
         super().__init__(keys)
-        self.detector = optional(detector)
+        self.detector = detector
         if self.detector is not None and self.detector not in WAYS:
             raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
         self.weights, self.device, self.guide_key = weights, device, guide_key

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from monai.transforms import Compose
 from torch import nn
 from torch.utils.data import Dataset
 
-from common.console import convolution_rate, start_lines
 from common.inputs import InputError
 from common.weights import bare
 
@@ -27,7 +27,7 @@ from .lesions import RandLesion
 from .regions import FACTOR, bounding_box, cut, foreground_region, square_region
 from .slices import downsample, statistics
 
-__all__ = ["DetectorInferer", "DetectorSlices", "HeldOutVolumes", "RegionCoverage", "announce", "detector_scores"]
+__all__ = ["DetectorInferer", "DetectorSlices", "HeldOutVolumes", "RegionCoverage", "detector_scores"]
 
 
 def _low_mask(mask: torch.Tensor) -> torch.Tensor:
@@ -43,8 +43,8 @@ class DetectorSlices(LesionVolumes):
 
     Args:
         volumes: dataset of ``{"image": (2, H, W, D)}``.
-        slices: samples per epoch.
-        size: edge in low-resolution pixels, a multiple of 16 from 32.
+        patches: samples per epoch.
+        patch_size: edge in low-resolution pixels, a multiple of 16 from 32.
         seed: start of all randomness.
         augment: random transform of low-resolution slices ``(1, h, w)`` in the scan's units, MONAI's ``Randomizable``.
         lesion: blends a made lesion into slices, beside those that are there, see ``RandLesion``; None for no such.
@@ -54,17 +54,17 @@ class DetectorSlices(LesionVolumes):
     def __init__(
         self,
         volumes: Dataset,
-        slices: int,
-        size: int = 64,
+        patches: int,
+        patch_size: int = 64,
         seed: int = 0,
         augment: Compose | None = None,
         lesion: RandLesion | None = None,
         ways: Any = "bicubic",
     ) -> None:
         super().__init__(volumes, "any")
-        if size % STEP or size < LEAST:
-            raise InputError(f"size must be a multiple of {STEP} from {LEAST}, got {size}")
-        self.slices, self.size, self.seed, self.epoch = int(slices), int(size), int(seed), 0
+        if patch_size % STEP or patch_size < LEAST:
+            raise InputError(f"patch_size must be a multiple of {STEP} from {LEAST}, got {patch_size}")
+        self.patches, self.patch_size, self.seed, self.epoch = patches, patch_size, seed, 0
         self.augment, self.lesion, self.downsample = augment, lesion, RandDownsample(ways)
 
     def set_epoch(self, epoch: int) -> None:
@@ -72,10 +72,14 @@ class DetectorSlices(LesionVolumes):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.slices
+        return self.patches
+
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self.volumes)} volumes, {len(self)} slices per epoch"
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """ "image" (standardised) and "label" (0 and 1), ``(1, size, size)``."""
+        """ "image" (standardised) and "label" (0 and 1), ``(1, patch_size, patch_size)``."""
         random = np.random.default_rng([self.seed, self.epoch, index])
         number = int(random.integers(len(self.volumes)))
         places, real = self.known[number]
@@ -93,12 +97,12 @@ class DetectorSlices(LesionVolumes):
             low = torch.as_tensor(self.augment(low[None])[0]).as_subclass(torch.Tensor) * (low != 0)
         mean, spread = statistics(low)
         pair = [((low - mean) / spread)[None], mask[None]]
-        corners = [int(random.integers(0, max(0, n - self.size) + 1)) for n in low.shape]
+        corners = [int(random.integers(0, max(0, n - self.patch_size) + 1)) for n in low.shape]
         flips = [axis for axis in (1, 2) if random.random() < 0.5]
         cuts = []
         for image, mode in zip(pair, ("replicate", "constant"), strict=True):
-            image = image[:, corners[0] : corners[0] + self.size, corners[1] : corners[1] + self.size]
-            missing = [self.size - n for n in image.shape[1:]]
+            image = image[:, corners[0] : corners[0] + self.patch_size, corners[1] : corners[1] + self.patch_size]
+            missing = [self.patch_size - n for n in image.shape[1:]]
             before = [m // 2 for m in missing]
             pad = (before[1], missing[1] - before[1], before[0], missing[0] - before[0])
             cuts.append(F.pad(image[None], pad, mode=mode)[0].flip(flips).contiguous())
@@ -112,16 +116,20 @@ class HeldOutVolumes(LesionSlices):
     "setting". A volume is what a detector is given at inference: slices help each other.
 
     Args:
-        volumes, data: as for ``LesionSlices``.
+        data, transform: as for ``LesionSlices``.
         step: every which slice is taken, as with thicker slices; less work.
     """
 
-    def __init__(self, volumes: Dataset, data: Any = None, step: int = 1) -> None:
-        super().__init__(volumes, data=data)
-        self.step = int(step)
+    def __init__(self, data: Sequence[Any], transform: Callable | None = None, step: int = 1) -> None:
+        super().__init__(data, transform)
+        self.step = step
 
     def __len__(self) -> int:
         return len(self.volumes)
+
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self)} volumes, every {self.step}. slice"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         depth = self.volumes[index]["image"].shape[-1]
@@ -179,40 +187,3 @@ def detector_scores() -> dict[str, IgniteMetricHandler]:
         transform = from_engine(["foreground", "label"])
         scores[f"baseline_{name}"] = IgniteMetricHandler(metric, output_transform=transform)
     return scores
-
-
-def announce(
-    budget: dict[str, Any],
-    network: nn.Module,
-    device: Any,
-    train: DetectorSlices,
-    held_out: HeldOutVolumes,
-    weights: str,
-    folder: Any,
-) -> None:
-    """Says before training what is going to happen; arguments as for ``lesion_msgan_lib.training.announce``."""
-    count = _multiplications(bare(network), budget["size"])
-    slices = 3 * budget["epochs"] * len(train) + (budget["epochs"] + 1) * len(held_out)
-    seconds = 4 * slices * count / convolution_rate(device)  # small layers run at a quarter of the rate
-    data = (
-        f"{len(train.volumes)} training volumes, {len(train)} slices per epoch;"
-        f" {len(held_out)} slices of {len(held_out.volumes)} held-out volume(s)"
-    )
-    start_lines("training the detector", budget, device, data, weights, seconds, folder)
-
-
-def _multiplications(network: nn.Module, size: int) -> int:
-    """Multiplications of one slice of ``size`` by ``size`` pixels, counted in a forward pass."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
-        counts.append(layer.weight[0].numel() * output.numel())
-
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    training = network.training
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, 1, size, size, device=next(network.parameters()).device))
-    network.train(training)
-    for hook in hooks:
-        hook.remove()
-    return sum(counts)

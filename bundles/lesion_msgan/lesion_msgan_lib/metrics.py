@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
@@ -12,7 +11,6 @@ from monai.utils import optional_import
 
 from common.inputs import InputError
 from common.metrics import RegionGMS, RegionPSNR, RegionSSIM
-from common.settings import optional
 from common.weights import load_flat
 
 __all__ = ["PerceptualDistance", "best_by", "region_scores"]
@@ -49,41 +47,31 @@ class PerceptualDistance(RegionSSIM):
 
 
 def region_scores(
-    but: str | None = None, others: Sequence[str] = (), lpips_weights: Any = None
+    but: str | None = None, others: Iterable[str] = (), lpips_weights: str | None = None
 ) -> dict[str, IgniteMetricHandler]:
     """PSNR, SSIM, gradient-magnitude similarity and, where weights are given, LPIPS of pictures cut to the region.
 
     The range is the truth's in the region, both images clipped to it, see ``common.metrics``.
 
     Args:
-        but: name of one to leave out, since it is the key metric already.
+        but: the network's score to leave out, since it is the key metric already.
         others: keys of further pictures; their scores have the key and "_" in front. "bicubic" is the baseline.
         lpips_weights: see ``PerceptualDistance``.
     """
-    path = optional(lpips_weights)
     kinds = {name: (kind, "whole") for name, kind in SCORES.items()}
-    if path is not None:
-        kinds["lpips"] = (PerceptualDistance, path)
+    if lpips_weights is not None:
+        kinds["lpips"] = (PerceptualDistance, lpips_weights)
     scores = {}
     for key, prefix in (("pred", ""), ("bicubic", "baseline_"), *((other, f"{other}_") for other in others)):
         for name, (kind, argument) in kinds.items():
-            if f"{prefix}{name}_region" != but:
+            if f"{prefix}{name}" != but:
                 scores[f"{prefix}{name}_region"] = IgniteMetricHandler(
                     metric_fn=kind(argument), output_transform=from_engine([key, "label"])
                 )
     return scores
 
 
-def best_by(score: Any) -> dict[str, IgniteMetricHandler]:
-    """The score that chooses the weights to keep: ``psnr``, ``ssim`` or ``gms``.
-
-    Raises:
-        InputError: another name.
-    """
-    if score not in SCORES:
-        raise InputError(f"best_by must be one of {', '.join(SCORES)}, got {score!r}")
-    return {
-        f"{score}_region": IgniteMetricHandler(
-            metric_fn=SCORES[score]("whole"), output_transform=from_engine(["pred", "label"])
-        )
-    }
+def best_by(score: str) -> dict[str, IgniteMetricHandler]:
+    """The score that chooses the weights to keep: ``psnr``, ``ssim`` or ``gms``."""
+    transform = from_engine(["pred", "label"])
+    return {f"{score}_region": IgniteMetricHandler(metric_fn=SCORES[score]("whole"), output_transform=transform)}

@@ -19,8 +19,6 @@ from monai.networks.utils import icnr_init
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from common.settings import boolean
-
 __all__ = ["Critic", "MultiScaleGenerator", "SRResNet", "fold", "interpolate"]
 
 FACTOR = 4
@@ -80,8 +78,8 @@ class SRResNet(nn.Module):
         filters: filters of all hidden layers.
         blocks: residual blocks on the low-resolution grid.
         middle_blocks: residual blocks on the x2 grid.
-        x2_head: in training also give the image on the x2 grid; a switch, or its text.
-        skip: add the interpolated input to the heads' outputs; a switch, or its text.
+        x2_head: in training also give the image on the x2 grid.
+        skip: add the interpolated input to the heads' outputs.
     """
 
     __jit_unused_properties__ = ("multiplications", "radius", "values_per_pixel")
@@ -91,11 +89,11 @@ class SRResNet(nn.Module):
         filters: int = 64,
         blocks: int = 16,
         middle_blocks: int = 0,
-        x2_head: Any = False,
-        skip: Any = True,
+        x2_head: bool = False,
+        skip: bool = True,
     ) -> None:
         super().__init__()
-        self.skip = boolean(skip)
+        self.skip = skip
         if not self.skip:  # weights of the two forms must not be taken for each other's
             self.register_buffer("no_skip", torch.ones(()))
         self.enter = nn.Sequential(nn.Conv2d(1, filters, 9, padding=4), nn.PReLU())
@@ -103,7 +101,7 @@ class SRResNet(nn.Module):
         self.leave = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
         self.leave_norm = nn.BatchNorm2d(filters)
         self.to_x2 = _Doubling(filters)
-        self.head_x2 = _Head(filters, 1, 3, padding=1) if boolean(x2_head) else None
+        self.head_x2 = _Head(filters, 1, 3, padding=1) if x2_head else None
         self.middle = nn.Sequential(*[_Block(filters) for _ in range(middle_blocks)])
         self.to_x4 = _Doubling(filters)
         self.head_x4 = _Head(filters, 1, 9, padding=4)
@@ -199,7 +197,7 @@ class MultiScaleGenerator(SRResNet):
         middle_blocks: residual blocks on the x2 grid.
     """
 
-    def __init__(self, filters: int = 64, blocks: int = 16, middle_blocks: int = 6, skip: Any = True) -> None:
+    def __init__(self, filters: int = 64, blocks: int = 16, middle_blocks: int = 6, skip: bool = True) -> None:
         super().__init__(filters, blocks, middle_blocks, x2_head=True, skip=skip)
 
     @staticmethod
@@ -258,23 +256,23 @@ class Critic(nn.Module):
     linear, for a Wasserstein critic as for cross-entropy on logits.
 
     Args:
-        crop: edge length of the images it judges, in pixels.
+        patch_size: edge length of the images it judges, in pixels.
         filters: filters per convolution.
         units: units of the first dense layer.
-        batch_norm: normalise behind all convolutions but the first; not with a gradient penalty; a switch, or its text.
+        batch_norm: normalise behind all convolutions but the first; not with a gradient penalty.
     """
 
     def __init__(
         self,
-        crop: int = 96,
+        patch_size: int = 96,
         filters: Sequence[int] = (64, 64, 128, 128, 256, 256, 512, 512),
         units: int = 1024,
-        batch_norm: Any = False,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.crop, batch_norm = crop, boolean(batch_norm)
+        self.patch_size = patch_size
         layers: list[nn.Module] = []
-        channels, edge = 1, crop
+        channels, edge = 1, patch_size
         for i, count in enumerate(filters):
             stride = 1 + i % 2
             layers.append(nn.Conv2d(channels, count, 3, stride, padding=1))
@@ -288,11 +286,11 @@ class Critic(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Scores ``(B, 1)``, any real numbers, of images ``(B, 1, crop, crop)``.
+        """Scores ``(B, 1)``, any real numbers, of images ``(B, 1, patch_size, patch_size)``.
 
         Raises:
             ValueError: images of another size.
         """
-        if tuple(image.shape[2:]) != (self.crop, self.crop):
-            raise ValueError(f"this critic judges images of {self.crop} pixels, got {tuple(image.shape[2:])}")
+        if tuple(image.shape[2:]) != (self.patch_size, self.patch_size):
+            raise ValueError(f"this critic judges images of {self.patch_size} pixels, got {tuple(image.shape[2:])}")
         return self.head(self.features(image))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -11,12 +11,18 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
+from common.console import say
 from common.files import replacing
 from common.handlers import draw_slice
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
 
-__all__ = ["MethodPictures"]
+__all__ = ["MethodPictures", "columns"]
+
+
+def columns(others: Iterable[str]) -> list[list[str]]:
+    """Titles and keys of an evaluation's pictures: bicubic, further methods, the network and the truth."""
+    return [*([name, name] for name in ("bicubic", *others)), ["network", "pred"], ["truth", "label"]]
 
 
 class MethodPictures:
@@ -40,6 +46,7 @@ class MethodPictures:
         """Attach to the evaluator."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: say(f"each method alone {self.folder}"))
 
     def _clear(self, engine: Engine) -> None:
         if is_main_process():

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from common.inputs import InputError
-from lesion_msgan_lib.cases import training_guides, with_masks
+from lesion_msgan_lib.cases import evaluation_entries, training_entries
 from lesion_msgan_lib.data import LesionCrops, LesionSlices, lesion_slices, region_of
 from lesion_msgan_lib.networks import interpolate
 from lesion_msgan_lib.slices import downsample, foreground, slice_axis, statistics
@@ -95,8 +97,8 @@ def test_slices_with_lesion_and_without(volumes, capsys):
 
 
 def test_validation_items(volumes):
-    data = LesionSlices(volumes, 2, others={"twice": lambda image: 2 * interpolate(image)})
-    assert len(data) == 4 and data.pixels() == sum(item["label"].numel() // 16 for item in (data[i] for i in range(4)))
+    data = LesionSlices(volumes, slices=2, others={"twice": lambda image: 2 * interpolate(image)})
+    assert len(data) == 4
     item = data[1]
     assert item["case"] == "case-t1c_5" and item["setting"] == "x4 bicubic"
     (top, bottom), (left, right) = item["image"].meta["region"].tolist()
@@ -112,24 +114,32 @@ def test_validation_items(volumes):
     torch.testing.assert_close(item["image"].as_tensor()[0] * spread + mean, low, atol=1e-2, rtol=0)
     whole = interpolate(low[None, None])[0]
     torch.testing.assert_close(item["bicubic"], whole[:, 4 * top : 4 * bottom, 4 * left : 4 * right])
-    linear = interpolate(low[None, None], mode="bilinear")[0]
-    torch.testing.assert_close(item["bilinear"], linear[:, 4 * top : 4 * bottom, 4 * left : 4 * right])
     torch.testing.assert_close(item["twice"], 2 * item["bicubic"] - mean, atol=0.05, rtol=0)
     assert len(LesionSlices(volumes)) == 6
 
 
-def test_masks_are_taken_where_there_are_some(tmp_path):
-    for name in ("a-t1c", "a-seg", "b-t1c"):
-        (tmp_path / f"{name}.nii.gz").touch()
-    entries = [{"image": str(tmp_path / f"{name}-t1c.nii.gz"), "guide": []} for name in "ab"]
-    found = with_masks(entries, "any", "seg", None)
-    assert [entry["guide"] for entry in found] == [[str(tmp_path / "a-seg.nii.gz")], []]
-    assert with_masks(entries, "foreground", "seg") == entries
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_masks_are_taken_where_there_are_some(tiny_brains, evaluated):
+    find = evaluation_entries if evaluated else training_entries
+    keys = {"dataset_dir": str(tiny_brains), "pattern": "**/*.nii*", "mask_name": "seg", "val_fraction": 0.5, "seed": 0}
+    for sequence, detector in (("t1c", "mask"), ("t1c", "any"), ("t1c", "foreground")):
+        parts = find(sequence=sequence, detector=detector, **keys)
+        entries = parts["train"] + parts["validate"]
+        masks = {Path(entry["image"]).name: [Path(path).name for path in entry["guide"]] for entry in entries}
+        assert len(masks) == 4 and (len(parts["train"]) == 2 or evaluated)
+        wanted = [] if detector == "foreground" else ["sample-000-seg.nii.gz"]
+        assert masks["sample-000-t1c.nii.gz"] == wanted
+    with pytest.raises(InputError, match="guide sequence 'lesion' not found"):
+        find(sequence="t1c", detector="mask", **{**keys, "mask_name": "lesion"})
+    found = find(sequence="t1c", detector="any", **{**keys, "mask_name": "lesion"})
+    assert not any(entry["guide"] for entry in found["train"] + found["validate"])
+    with pytest.raises(InputError, match="detector must be one of mask, any, foreground"):
+        find(sequence="t1c", detector="network", **keys)
 
 
 def test_each_way_of_down_sampling_is_an_item_of_its_own(volumes):
-    data, one = LesionSlices(volumes, 2, ways=["block", "kspace"]), LesionSlices(volumes, 2)
-    assert len(data) == 8 and data.pixels() == 2 * one.pixels()
+    data, one = LesionSlices(volumes, slices=2, ways=["block", "kspace"]), LesionSlices(volumes, slices=2)
+    assert len(data) == 8 and len(one) == 4
     block, kspace = data[2], data[3]
     assert (block["setting"], kspace["setting"]) == ("x4 block", "x4 kspace") and block["case"] != kspace["case"]
     assert torch.equal(block["label"], kspace["label"]) and torch.equal(block["label"], one[1]["label"])
@@ -183,19 +193,15 @@ def test_zoom_resamples_the_slice_and_keeps_the_size(volumes):
     ],
 )
 def test_no_two_cases_are_called_alike(paths, names):
-    data = LesionSlices([volume(name=path) for path in paths], 1)
+    data = LesionSlices([volume(name=path) for path in paths], slices=1)
     assert [data[i]["case"] for i in range(2)] == [f"{name}_4" for name in names]
 
 
 def test_what_cannot_work(volumes):
-    with pytest.raises(InputError, match=r"case-t1c.nii.gz: slices of 66 x 72 pixels are smaller than a crop of 68"):
+    with pytest.raises(InputError, match=r"case-t1c.nii.gz: slices of 66 x 72 pixels are smaller than a patch_size"):
         LesionCrops(volumes, 4, 68)
     with pytest.raises(InputError, match="multiple of 4"):
         LesionCrops(volumes, 4, 30)
-    with pytest.raises(InputError, match="detector must be one of mask, any, foreground"):
-        training_guides("eyes", "seg")
-    assert training_guides("mask", "seg") == ["seg"]
-    assert training_guides("foreground", "seg") == training_guides("any", "seg") == []
     with pytest.raises(InputError, match="degradation must be one or several of"):
         LesionCrops(volumes, 4, 32, ways="stretch")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lesion_msgan_lib
-from common.inputs import InputError
+from common.losses import WeightedLoss
 from common.losses.perceptual import vgg_features
 from lesion_msgan_lib.losses import OutputLoss, VGGLoss
 from lesion_msgan_lib.slices import downsample
@@ -37,7 +37,7 @@ def test_vgg_loss_is_the_mean_squared_difference_of_features(tmp_path, layer, nu
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)  # features that do not fade with depth
     torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, tmp_path / "vgg.pt")
-    loss = VGGLoss(str(tmp_path / "vgg.pt"), layer, crop=32)
+    loss = VGGLoss(str(tmp_path / "vgg.pt"), layer, patch_size=32)
     image, target = 3 * torch.randn(1, 1, 32, 32) - 2, 3 * torch.randn(1, 1, 32, 32) - 2
     span = target.max() - target.min()
     mean, sd = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -45,6 +45,7 @@ def test_vgg_loss_is_the_mean_squared_difference_of_features(tmp_path, layer, nu
     with torch.no_grad():
         expected = torch.nn.functional.mse_loss(*(features[: number + 1](x) for x in pair))
     torch.testing.assert_close(loss(image, target), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(loss([image[..., ::2, ::2], image], target), loss(image, target))  # of two outputs
     # units do not matter
     torch.testing.assert_close(loss(100 * image + 5, 100 * target + 5), expected, rtol=1e-3, atol=0)
 
@@ -58,5 +59,5 @@ def test_the_vgg_term_has_srgan_s_scale():
 def test_vgg_loss_is_off_without_weights_and_says_so(caplog):
     assert VGGLoss()(torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16)) == 0
     assert "perceptual loss is off" in caplog.text
-    with pytest.raises(InputError, match="vgg_layer must be"):
-        VGGLoss(layer="conv9_9")
+    objective = WeightedLoss({"mse": OutputLoss(), "vgg": VGGLoss()}, {"mse": 1.0, "vgg": 0.006})
+    assert objective.weights == {"mse": 1.0, "vgg": 0.0}  # which is what a run records

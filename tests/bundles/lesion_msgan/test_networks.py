@@ -138,7 +138,7 @@ def test_autocast_leaves_the_heads_in_float32():
 
 @pytest.mark.parametrize("kind", [SRResNet, MultiScaleGenerator])
 def test_weights_with_and_without_skip_are_not_taken_for_each_other_s(kind):
-    added, plain = small(kind), small(kind, skip="false")  # as the command line has it
+    added, plain = small(kind), small(kind, skip=False)
     assert added.skip is True and plain.skip is False
     assert not fits(added.state_dict(), plain) and not fits(plain.state_dict(), added)
     assert all(tensor.is_floating_point() for name, tensor in plain.state_dict().items() if "tracked" not in name)

@@ -46,7 +46,7 @@ def slices(request):
     """Three slices through the lesion, their low resolution made in each of the ways."""
     case = make_brain_case(SEED, (160, 192, 40))
     both = np.stack([case["t1c"], case["seg"] > 0]).astype(np.float32)
-    return LesionSlices([{"image": MetaTensor(torch.from_numpy(both))}], 3, ways=request.param)
+    return LesionSlices([{"image": MetaTensor(torch.from_numpy(both))}], slices=3, ways=request.param)
 
 
 def gains(network, slices):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objective's weights, the methods that are compared, the scores, and expected times."""
+"""Pre-training, the learning rate, the methods that are compared, and the scores."""
 
 from __future__ import annotations
 
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,26 +12,16 @@ from torch import nn
 
 from common.inputs import InputError
 from common.losses import WeightedLoss
-from common.trainers import AdversarialTrainer
-from lesion_msgan_lib import metrics, training
+from lesion_msgan_lib import metrics
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet
-from lesion_msgan_lib.training import MSEAlone, compared_networks, expected_seconds, objective, schedule, weights_of
-
-
-def test_the_objective_s_weights():
-    assert objective(1, 1.0, "0.006", "vgg.pt") == {"mse_x2": 1, "mse_x4": 1, "vgg": 0.006}
-    assert objective(1, 1.0, 0.006, "null") == {"mse_x2": 1, "mse_x4": 1, "vgg": 0}
-    for wrong in (-1, "much", None, True):
-        with pytest.raises(InputError, match="x2_weight must be a number from 0; got"):
-            objective(wrong, 1.0, 0, None)
-        with pytest.raises(InputError, match="vgg_weight must be a number from 0; got"):
-            objective(1, 1.0, wrong, None)
+from lesion_msgan_lib.recipe import RECIPE
+from lesion_msgan_lib.training import MSEAlone, other_methods, schedule
 
 
 def rates(kind, epochs, pretraining=0, warmup=0):
     """The learning rate of every iteration of a run with five per epoch, of 1 at most."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, seen = schedule(optimizer, kind, 5, epochs, pretraining, warmup), []
+    scheduler, seen = schedule(optimizer, kind, range(11), epochs, pretraining, warmup, critic_steps=2), []
     for _ in range(5 * (epochs + pretraining)):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -50,8 +39,6 @@ def test_the_other_rate_rises_and_falls_to_0():
     seen = rates("cosine", 4, pretraining=2, warmup=6)
     assert seen[:7] == pytest.approx([i / 6 for i in range(7)]) and max(seen) == 1
     assert seen[6:] == sorted(seen[6:], reverse=True) and seen[-1] < 0.01 and seen[18] == pytest.approx(0.5)
-    with pytest.raises(InputError, match="schedule must be step or cosine"):
-        rates("linear", 4)
 
 
 def test_pre_training_is_mse_alone():
@@ -65,10 +52,11 @@ def test_pre_training_is_mse_alone():
     assert seen == [{"mse_x2": 0.5, "mse_x4": 1, "vgg": 0}] + 2 * [{"mse_x2": 0.5, "mse_x4": 1, "vgg": 0.006}]
 
 
-def test_a_variant_of_the_shipped_weights():
-    assert [weights_of("models", name) for name in ("mse", "msgan")] == ["models/model.pt", "models/msgan.pt"]
-    with pytest.raises(InputError, match="variant must be mse or msgan"):
-        weights_of("models", "gan")
+def test_a_critic_that_rests_at_first_draws_no_warning(recwarn):
+    optimizer = torch.optim.Adam([nn.Parameter(torch.ones(1))])
+    scheduler = schedule(optimizer, "cosine", range(4), 2)
+    scheduler.step()
+    assert not recwarn.list and optimizer.param_groups[0]["params"][0] == 1
 
 
 @pytest.mark.parametrize(
@@ -82,12 +70,16 @@ def test_weights_tell_their_network(tmp_path, network):
     with torch.no_grad():
         network.head_x4.weight.normal_(std=0.1)
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    made = compared_networks(f"{{'my net': '{tmp_path / 'w.pt'}'}}", "cpu")
+    compared = RECIPE.keys["compared"].plain(f"{{'my net': '{tmp_path / 'w.pt'}'}}")
+    made = other_methods(compared, "cpu")
     image = torch.randn(1, 1, 7, 8)
     with torch.no_grad():
         expected = network.eval()(image)
     torch.testing.assert_close(made["my_net"](image), expected, atol=1e-4, rtol=0)
-    assert compared_networks("null", "cpu") == {}
+    torch.testing.assert_close(
+        made["bilinear"](image), nn.functional.interpolate(image, scale_factor=4, mode="bilinear")
+    )
+    assert list(other_methods(RECIPE.keys["compared"].plain("null"), "cpu")) == ["bilinear"]
 
 
 def test_weights_of_something_else(tmp_path):
@@ -96,33 +88,16 @@ def test_weights_of_something_else(tmp_path):
     torch.save({**state, "enter.0.weight": torch.zeros(2, 2)}, tmp_path / "v.pt")
     for name, text in (("w", "w.pt: holds no weights of a SRResNet"), ("v", "v.pt: these weights belong to another")):
         with pytest.raises(InputError, match=text):
-            compared_networks({"a": str(tmp_path / f"{name}.pt")}, "cpu")
+            other_methods({"a": str(tmp_path / f"{name}.pt")}, "cpu")
     for name in ("truth", "network", "label", "../a", ""):
         with pytest.raises(InputError, match="is taken or no plain name"):
-            compared_networks({name: str(tmp_path / "w.pt")}, "cpu")
+            RECIPE.keys["compared"].plain({name: str(tmp_path / "w.pt")})
     with pytest.raises(InputError, match="compared must be like"):
-        compared_networks("best.pt", "cpu")
-
-
-def test_expected_time_counts_every_stage(monkeypatch):
-    monkeypatch.setattr(training, "convolution_rate", lambda device: 1e6)
-    network = SRResNet(4, 1).eval()
-    held_out = SimpleNamespace(pixels=lambda: 100)
-    work = network.multiplications / 1e6
-    assert expected_seconds(network, "cpu", 0, 0, None, held_out, 3) == pytest.approx(600 * work)
-
-    def stage(epoch):
-        return "generator" if epoch < 3 else "both"
-
-    state = SimpleNamespace(epoch=1, max_epochs=3)
-    trainer = SimpleNamespace(critic_steps=1, generator_steps=1, steps=2, state=state, stage=stage)
-    trainer.passes_left = partial(AdversarialTrainer.passes_left, trainer)
-    # one epoch with the generator alone (4 forward passes), one with both in turn (5 each)
-    assert expected_seconds(network, "cpu", 10, 36, trainer, held_out, 0) == pytest.approx(360 * 9 * work)
+        RECIPE.keys["compared"].plain("best.pt")
 
 
 def test_scores_of_all_methods(monkeypatch):
-    scores = metrics.region_scores("gms_region", ["bilinear"])
+    scores = metrics.region_scores("gms", ["bilinear"])
     kinds = [f"{p}{k}_region" for p in ("", "baseline_", "bilinear_") for k in ("psnr", "ssim", "gms")]
     assert set(scores) == set(kinds) - {"gms_region"}
     truth = torch.rand(1, 12, 12)
@@ -134,8 +109,6 @@ def test_scores_of_all_methods(monkeypatch):
     found = engine.state.metrics
     assert found["psnr_region"] == 100 > found["baseline_psnr_region"] > found["bilinear_psnr_region"]
     assert found["gms_region"] == pytest.approx(1)
-    with pytest.raises(InputError, match="best_by must be one of psnr, ssim, gms"):
-        metrics.best_by("lpips")
 
 
 class Distance(nn.Module):
