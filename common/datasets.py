@@ -25,6 +25,7 @@ from common.settings import boolean, names, optional, quantity, value
 __all__ = [
     "TakePartd",
     "check_entries",
+    "entries_to_evaluate",
     "evaluation_entries",
     "guide_paths",
     "held_out_brain",
@@ -98,13 +99,20 @@ def evaluation_entries(
     split: Any = None,
     sample_sequence: str = "t1n",
 ) -> dict[str, list[dict[str, Any]]]:
-    """All images of a folder as validation entries; of the sample data only those held out from training.
+    """Images of a folder to evaluate; arguments and errors as for ``scan_entries`` and ``entries_to_evaluate``."""
+    entries = scan_entries(dataset_dir, pattern, sequence, guides, sample_sequence)
+    return entries_to_evaluate(entries, dataset_dir, val_fraction, seed, split)
+
+
+def entries_to_evaluate(
+    entries: Sequence[dict[str, Any]], dataset_dir: Any, val_fraction: float, seed: int, split: Any = None
+) -> dict[str, list[dict[str, Any]]]:
+    """All entries for validation; of the sample data (no ``dataset_dir``) only those held out from training.
 
     With a split file its "test" subjects, or "validate" where it names none for testing.
 
-    Arguments and errors as for ``scan_entries`` and ``split_entries``.
+    Arguments and errors as for ``split_entries``.
     """
-    entries = scan_entries(dataset_dir, pattern, sequence, guides, sample_sequence)
     file = optional(split)
     if file is not None:
         parts = read_split(file, sorted({entry["subject"] for entry in entries}))
@@ -112,7 +120,7 @@ def evaluation_entries(
         entries = [entry for entry in entries if entry["subject"] in wanted]
     elif optional(dataset_dir) is None:
         entries = split_entries(entries, val_fraction, seed)["validate"]
-    return {"train": [], "validate": entries}
+    return {"train": [], "validate": list(entries)}
 
 
 def inference_entries(

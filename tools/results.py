@@ -20,10 +20,10 @@ __all__ = ["main", "page", "results", "summary_table", "verdict"]
 ROOT = Path(__file__).parents[1]
 HEAD = """# Results
 
-Made by `python -m tools.results` from the files in [results](results); do not edit. Each table comes from one run of
-`python -m tools.benchmark quality`: the bundle's own evaluation, the same cases for every method, one process. Seconds
-are per case and of that machine, beside whatever else it did; compare them within a table only. p is Wilcoxon's
-signed-rank test of a method against the network, where there are six cases.
+Made by `python -m tools.results` from the files in [results](results); do not edit. Each table but those of
+`results/notes` comes from one run of `python -m tools.benchmark quality`: the bundle's own evaluation, the same cases
+for every method, one process. Seconds are per case and of that machine, beside whatever else it did; compare them
+within a table only. p is Wilcoxon's signed-rank test of a method against the network, where there are six cases.
 
 A stored run is made anew, or finished, by its command with `--out docs/results/NAME`: rivals keep their lines, the
 network's are replaced where the weights have changed. `pip install -e ".[benchmark]"` installs those rivals that are
@@ -68,6 +68,8 @@ def page(folder: Path) -> str:
         parts.append(f"## {bundle}\n")
         own = [board for board in boards(folder) if board.facts["bundle"] == bundle]
         parts += [section(board) for board in own] or ["No run is stored yet.\n"]
+        note = folder / "notes" / f"{bundle}.md"  # written by hand
+        parts += [note.read_text(encoding="utf-8")] if note.is_file() else []
         if papers.get(bundle):
             header = ["source", "data and setting", "method", "score", "value", "what differs from ours"]
             rows = [

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,11 +166,16 @@ class Recipe:
     Args:
         configs: the bundle's folder of configurations; what stands in them at the top is no misspelt key.
         keys: what a user may set.
+        rule: what keys decide together: a function of the plain keys that returns those that it changes, or raises an
+            ``InputError``.
     """
 
-    def __init__(self, configs: Path, *keys: Key) -> None:
+    def __init__(
+        self, configs: Path, *keys: Key, rule: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    ) -> None:
         self.configs = configs
         self.keys = {key.name: key for key in keys}
+        self.rule = rule
 
     def prepare(self) -> dict[str, Any]:
         """Checks the keys of the configuration that is being resolved and replaces them by plain values.
@@ -200,6 +205,9 @@ class Recipe:
             options, key = parser.config[table], self.keys.get(table[:-1])
             if table.endswith("s") and table != "budgets" and isinstance(options, dict) and key:
                 _fill(parser, options.get(parser.config.get(key.name), {}))
+        given = {name: parser.config[name] for name in self.keys if name in parser.config}
+        for name, value in self.rule(given).items():
+            _put(parser, name, value)
         torch.manual_seed(parser.config.get("seed", 0))
         return {**chosen, "config": copy.deepcopy(parser.config)}
 
@@ -246,7 +254,7 @@ class Recipe:
             raise InputError(
                 f"{key.name} begins with {given[0]}, which MONAI would evaluate; write ./{given} for a file"
             )
-        if isinstance(given, str | int | float | list | tuple | type(None)):
+        if isinstance(given, str | int | float | list | tuple | dict | type(None)):
             _put(parser, key.name, key.plain(given))
 
     def _budget(self, parser: ConfigParser) -> dict[str, Any]:

@@ -70,8 +70,9 @@ class RandomStacks(Dataset):
     Args:
         volumes: items ``{"image": (C, H, W, D), "label": (L, H, W, D)}``, such as a ``CacheDataset``.
         size: edge length of the samples in pixels, one number or two.
-        pad: edge length that smaller slices are first padded to, evenly on both sides.
         stacks: samples per epoch.
+        pad: edge length that smaller slices are first padded to, evenly on both sides; None for 9/8 of the larger
+            ``size``, 288 for the paper's 256.
         neighbours: k, odd: slices per input.
         axes: which axes slices may lie across.
         flip: probability of a flip of ``flip_axis``: left to right where that axis runs from left to right, the one
@@ -98,8 +99,8 @@ class RandomStacks(Dataset):
         self,
         volumes: Items,
         size: int | Sequence[int],
-        pad: int,
         stacks: int,
+        pad: int | None = None,
         neighbours: int = 3,
         axes: Sequence[int] = (0, 1, 2),
         flip: float = 0.5,
@@ -111,6 +112,7 @@ class RandomStacks(Dataset):
         seed: int = 0,
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
+        pad = max(self.size) * 9 // 8 if pad is None else pad
         if neighbours < 1 or neighbours % 2 == 0 or min(self.size) < 1 or pad < max(self.size):
             raise ValueError(f"need odd neighbours and a pad of at least {size}, got {neighbours} and {pad}")
         self.volumes, self.pad, self.stacks, self.neighbours = volumes, int(pad), int(stacks), neighbours
@@ -121,6 +123,10 @@ class RandomStacks(Dataset):
         self._boxes: dict[int, list[slice]] = {}
         self._slices: dict[int, np.ndarray] = {}
         self._order: tuple[int, np.ndarray] | None = None
+
+    def describe(self) -> str:
+        """What is drawn, for a run's first lines."""
+        return f"{len(self.volumes)} volumes, {self.stacks} slice stacks of {' x '.join(map(str, self.size))} per epoch"
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose samples are drawn."""

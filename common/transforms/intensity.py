@@ -259,7 +259,8 @@ def standardise(image: torch.Tensor, landmarks: Sequence[float], mask: torch.Ten
     mask = foreground_mask(image) if mask is None else mask.as_subclass(torch.Tensor) > 0
     own = _landmarks_of(image, mask)
     widths = np.diff(own)
-    slopes = np.where(widths < 1e-5, 0.0, np.diff(standard) / np.maximum(widths, 1e-5))
+    least = 1e-8 * (own[-1] - own[0]) or 1.0  # narrower is one value but for rounding
+    slopes = np.where(widths < least, 0.0, np.diff(standard) / np.maximum(widths, least))
     values = image[mask].double()
     edges = torch.as_tensor(own[1:-1], dtype=torch.float64, device=image.device)
     piece = torch.bucketize(values, edges, right=True)

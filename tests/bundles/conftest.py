@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import training_cases
-from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path
+from brasyn_synthesis_lib.standardisation import fit
 from common.inputs import root_cause
 from common.sample_data import write_brain_cases, write_probe_frames
 
@@ -27,21 +27,21 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "network_def::filter_sizes": SIZES,
     },
     "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
-    "brasyn_synthesis": {"network_def::width": 2, "network_def::depth": 3},
+    "brasyn_synthesis": {},
     "lesion_msgan": {},
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"sequence": "t1c", "test_scales": [[2, 2, 2]]},
     "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "train::trainer::critic_steps": 1},
     "us_despeckle": {"discriminator_def::channels": [4, 8]},
-    "brasyn_synthesis": {"discriminator_def::width": 4},
+    "brasyn_synthesis": {"discriminator_width": 4},
     "lesion_msgan": {"sequence": "t1c"},
 }
 EVALUATION: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"crop": 16},
     "rslm_denoise": {"crop": 16, "classical": False},
     "us_despeckle": {"crop": 48},
-    "brasyn_synthesis": {"val_slices": 4, "views": 1},
+    "brasyn_synthesis": {"slices": 4, "views": 1},
     "lesion_msgan": {"slices": 2, "degradation": "bicubic"},
 }
 
@@ -68,8 +68,8 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             "discriminator_step": {"batch": 8, "rate": rate},
         },
         "brasyn_synthesis": {
-            **{"epochs": 1, "stacks": 8, "batch_size": 2, "size": 24, "learning_rate": rate},
-            **{"halve_every": 10, "val_cases": 2, "val_slices": 4},
+            **{"epochs": 1, "patches": 8, "batch_size": 2, "patch_size": 24, "learning_rate": rate},
+            **{"halve_every": 10, "val_volumes": 2, "val_slices": 4},
         },
         "lesion_msgan": {
             **{**patches, "patch_size": 32, "critic_filters": [4, 4, 8], "critic_units": 8, "pretraining": 0},
@@ -140,6 +140,7 @@ def tiny(tiny_brains, probes, tmp_path_factory):
 
 FORMS = {  # of networks that are built as their weights tell
     "mri_sr3d": {"num_layers": 3, "filters": 4},
+    "brasyn_synthesis": {"width": 2, "depth": 3},
     "lesion_msgan": {"filters": 4, "blocks": 1, "middle_blocks": 1, "x2_head": True},
 }
 
@@ -155,9 +156,7 @@ def _write_weights(bundle: Tiny) -> None:
     network, path = parser.get_parsed_content("network_def"), bundle.models / "model.pt"
     path.parent.mkdir()
     if bundle.name == "brasyn_synthesis":
-        landmarks = fit(training_cases(bundle.data), "t1c")
-        bind(network, landmarks)
-        landmarks.save(landmarks_path(path))
+        fit(training_cases(bundle.data), "t1c").write(network)
     torch.save(network.state_dict(), path)
 
 

@@ -100,7 +100,7 @@ def test_with_learning_rate_0_the_global_weights_come_back(sites, name):
 
 
 def test_differences_leave_what_is_no_weight_alone(sites):
-    """The hash of the landmarks among brasyn_synthesis's weights survives where only differences travel."""
+    """The histograms among brasyn_synthesis's weights survive where only differences travel."""
     (client,), sent = sites("brasyn_synthesis", count=1, send_weight_diff=True)
     client.train(ExchangeObject(weights=sent))
     answer = client.get_weights()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 
 import pytest
@@ -35,7 +34,7 @@ def bundle(request, tmp_path, change, monkeypatch):
     made = parser.get_parsed_content("network_def")
     for path in (folder / "models/model.pt", *folder.glob("models/targets/*.pt")):
         if name == "brasyn_synthesis":
-            bind(made, path)
+            write_histograms(made, path)
         torch.save(made.state_dict(), path)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -43,12 +42,10 @@ def bundle(request, tmp_path, change, monkeypatch):
     return folder
 
 
-def bind(made, path):
-    """Writes the landmarks that lie beside a weights file into a network."""
-    landmarks = importlib.import_module("brasyn_synthesis_lib.landmarks")
-    target = "t1c" if path.stem == "model" else path.stem
-    made.landmarks.zero_()
-    landmarks.bind(made, landmarks.read(landmarks.landmarks_path(path), target))
+def write_histograms(made, path):
+    """Gives a network the standardisation that the bundle's own weights hold."""
+    standardisation = importlib.import_module("brasyn_synthesis_lib.standardisation").Standardisation
+    standardisation.read(path, "t1c" if path.stem == "model" else path.stem).write(made)
 
 
 @pytest.mark.parametrize("bundle", SMALL, indirect=True)
@@ -79,25 +76,10 @@ FAULTS = {
         _without("targets/t1n.pt"),
         {"weights": None, "inference": "target t1n: models/targets/t1n.pt: no such weights file"},
     ),
-    "landmarks missing": (
+    "weights of another target": (
         "brasyn_synthesis",
-        _without("targets/t2f.landmarks.json"),
-        {"weights": None, "inference": "target t2f: no such landmarks file"},
-    ),
-    "landmarks of the default target missing": (
-        "brasyn_synthesis",
-        _without("model.landmarks.json"),
-        {"weights": None, "inference": "target t1c: no such landmarks file"},
-    ),
-    "other landmarks": (
-        "brasyn_synthesis",
-        lambda folder: _edit(folder / "models/targets/t2w.landmarks.json"),
-        {"weights": None, "inference": "target t2w: weights and landmarks do not belong together"},
-    ),
-    "landmarks of another target": (
-        "brasyn_synthesis",
-        _of_another("targets/t2w.landmarks.json", "targets/t2f.landmarks.json"),
-        {"weights": None, "inference": "target t2w: these landmarks belong to the target t2f"},
+        _of_another("targets/t2w.pt", "targets/t2f.pt"),
+        {"weights": None, "inference": "target t2w: these weights make t2f, not t2w"},
     ),
     "target of another network": (
         "brasyn_synthesis",
@@ -138,12 +120,6 @@ FAULTS = {
 }
 
 
-def _edit(path):
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["cases"] += 1
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("bundle", "spoil", "told"), FAULTS.values(), ids=[fault.replace(" ", "-") for fault in FAULTS], indirect=["bundle"]
 )
@@ -153,11 +129,3 @@ def test_what_inference_lacks_is_named(bundle, spoil, told):
         found = CHECKS[title](bundle.name)
         assert found == [] if reason is None else len(found) == 1 and reason in found[0], (title, found)
     assert not cache.cache_root().exists() and not (bundle / "runs").exists()
-
-
-@pytest.mark.parametrize("bundle", ["brasyn_synthesis"], indirect=True)
-def test_without_landmarks_none_are_learned(bundle):
-    (bundle / "models/model.landmarks.json").unlink()
-    with pytest.raises(Exception, match="landmarks"):
-        files.check_properties(bundle.name)
-    assert not cache.cache_root().exists() and not list(bundle.rglob("best.landmarks.json"))

@@ -30,8 +30,8 @@ from monai.transforms import (
 
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import inputs_of, training_cases
-from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path
 from brasyn_synthesis_lib.networks import Generator
+from brasyn_synthesis_lib.standardisation import fit
 from common.console import say
 from common.sample_data import write_brain_cases
 from common.sample_data.brain import SEQUENCES
@@ -106,7 +106,7 @@ def _case(volume: Sequence[int]) -> dict[str, torch.Tensor]:
 
 def _sampler(item: dict[str, torch.Tensor], stacks: int, repeats: int) -> tuple[Comparison, str]:
     """The sampler against MONAI's transforms on a file per slice and sequence, both with the paper's augmentation."""
-    data = RandomStacks([item], SIZE, PAD, stacks)
+    data = RandomStacks([item], SIZE, stacks, PAD)
     names = [f"s{i}" for i in range(9)]
     keys = [*names, "label", "tumour"]
     with tempfile.TemporaryDirectory() as folder:
@@ -181,10 +181,9 @@ def _views(volume: Sequence[int], width: int, device: torch.device) -> tuple[Com
         workflow.initialize()
         torch.manual_seed(0)
         weights = folder / "models" / "model.pt"
-        landmarks = fit(training_cases(source.parent), TARGET)
-        landmarks.save(landmarks_path(weights))
+        weights.parent.mkdir()
         network = Generator(width=width)
-        bind(network, landmarks)
+        fit(training_cases(source.parent), TARGET).write(network)
         torch.save(network.state_dict(), weights)
         evaluator, dataset = (workflow.parser.get_parsed_content(key) for key in ("evaluator", "dataset"))
         clock = _NetworkClock(workflow.parser.get_parsed_content("inferer"), device)
@@ -250,9 +249,9 @@ def _memory(volume: Sequence[int], cases: int) -> tuple[Comparison, str]:
     """
     config = CONFIGS / "train.json"
     budget = json.loads(config.read_text(encoding="utf-8"))["budgets"]["short"]
-    batch, size = budget["batch_size"], budget["size"]
+    batch, size = budget["batch_size"], budget["patch_size"]
     batches = max(MEMORY_BATCHES, -(-2 * cases // batch))  # enough that every case is asked for
-    budget |= {"epochs": 1, "stacks": batches * batch}
+    budget |= {"epochs": 1, "patches": batches * batch}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = _made_case(folder, volume)

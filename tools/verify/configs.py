@@ -82,7 +82,7 @@ def check_keys(name: str) -> list[str]:
     for config in sorted(_names(), key=lambda n: len(_files(n))):
         parser = ConfigParser()
         parser.read_config([f"configs/{part}" for part in _files(config)])
-        reached, missing = _reached(parser)
+        reached, missing = _reached(parser, code)
         for what in missing:
             wrong.setdefault(f"refers to {what}, which is missing", config)
         for key, value in _read(config).items():
@@ -95,13 +95,13 @@ def check_keys(name: str) -> list[str]:
     return [f"{config}: {what}" for what, config in wrong.items()]
 
 
-def _reached(parser: ConfigParser) -> tuple[set[tuple[str, ...]], list[str]]:
-    """Paths that are referred to, starting from what MONAI reads itself, and references to nothing."""
+def _reached(parser: ConfigParser, code: str) -> tuple[set[tuple[str, ...]], list[str]]:
+    """Paths that are referred to, starting from what MONAI and the recipe's rule read, and references to nothing."""
     known = [
         p["id"] for p in (*TrainProperties.values(), *InferProperties.values()) if not p["id"].startswith("_meta_")
     ]
     if "keys" in parser:  # which reads the budgets, and every key that is declared
-        known += ["budgets", "budget"]
+        known += ["budgets", "budget", *re.findall(r"""\bkeys\["(\w+)"\]""", code)]
     # networks of further weights, which ``check_weights`` builds
     known += [key for key in parser.get() if f"{key.removesuffix('network')}weights" in parser]
     waiting = [i for i in (*STANDING, *(ReferenceResolver.normalize_id(i) for i in known)) if i in parser]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only the synthesis bundle needs: its networks, cases, landmarks, inference and scores."""
+"""What only the synthesis bundle needs: its networks, cases, histograms, inference and scores."""
 
 import common
 
@@ -10,17 +10,30 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"brasyn_synthesis needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import augmentation, data, heldout, inferers, landmarks, metrics, networks, promotion, training, transforms
+from . import (
+    augmentation,
+    data,
+    inferers,
+    losses,
+    metrics,
+    networks,
+    recipe,
+    regression,
+    standardisation,
+    transforms,
+    volumes,
+)
 
 __all__ = [
     "augmentation",
     "data",
-    "heldout",
     "inferers",
-    "landmarks",
+    "losses",
     "metrics",
     "networks",
-    "promotion",
-    "training",
+    "recipe",
+    "regression",
+    "standardisation",
     "transforms",
+    "volumes",
 ]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from common.transforms.intensity import foreground_mask
 
 from .data import SEQUENCES
 
-__all__ = ["AugmentCased", "JitterContrast", "variants_of"]
+__all__ = ["AugmentCased", "JitterContrast"]
 
 # Ranges of brightness relative to the brain's median in t1n, t1c, t2w, t2f. Contrast agent is what t1c has beyond t1n.
 BRIGHTNESS = {
@@ -33,36 +33,29 @@ BIAS = (0.0, 0.25)  # coefficients of the bias field
 KNOTS = (0.25, 0.5, 0.75)  # of a grey-scale curve, where 1 is the foreground's brightest
 
 
-def variants_of(entries: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Each training case itself, and ``count`` augmented variants of it for ``AugmentCased`` to make."""
-    return [{**entry, "variant": variant} for entry in entries for variant in range(count + 1)]
-
-
 class AugmentCased(Transform):
     """Makes another patient on another scanner of a case: a tumour pasted in, bias fields, and thick slices.
 
-    What is drawn follows from the seed, the case and its "variant" alone, so that a variant can be kept in a cache;
-    variant 0 is the case itself. Each sequence has its own bias field (MONAI's ``RandBiasField``) and its own blur
-    across slices along one axis, as sequences acquired in thick slices of different directions have. The tumour has a
-    core, a rim that enhances in t1c, and oedema; "seg" tells them as 1, 3 and 2.
+    What is drawn follows from the entry's "seed", "case" and "variant" alone, so that a variant can be kept in a cache;
+    an entry without is the case itself. Each sequence has its own bias field (MONAI's ``RandBiasField``) and its own
+    blur across slices along one axis, as sequences acquired in thick slices of different directions have. The tumour
+    has a core, a rim that enhances in t1c, and oedema; "seg" tells them as 1, 3 and 2.
 
     An addition to the paper, for few training cases.
 
     Args:
-        seed: start of all randomness.
         tumour, bias, blur: probabilities; of bias and blur for each sequence.
     """
 
-    def __init__(self, seed: int = 0, tumour: float = 0.7, bias: float = 0.7, blur: float = 0.5) -> None:
-        self.seed, self.tumour, self.bias, self.blur = int(seed), tumour, bias, blur
+    def __init__(self, tumour: float = 0.7, bias: float = 0.7, blur: float = 0.5) -> None:
+        self.tumour, self.bias, self.blur = tumour, bias, blur
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Sequences and "seg" ``(1, H, W, D)`` of the same shape, any intensity units; background stays as it is."""
         out = dict(data)
-        variant = int(out.get("variant", 0))
-        if not variant:
+        if "variant" not in out:
             return out
-        random = np.random.default_rng([self.seed, variant, zlib.crc32(str(out["case"]).encode())])
+        random = np.random.default_rng([out["seed"], out["variant"], zlib.crc32(str(out["case"]).encode())])
         images = {name: np.array(out[name][0], dtype=np.float32) for name in SEQUENCES}
         masks = {name: foreground_mask(torch.as_tensor(image)).numpy() for name, image in images.items()}
         brain = np.logical_and.reduce(list(masks.values()))
@@ -160,8 +153,8 @@ class JitterContrast:
 
     Args:
         curve: largest change of a slope; 0 for no curve.
-        gain: largest change of the whole input.
-        noise: largest standard deviation of the noise, of a brightest foreground of 1.
+        gain: largest change of the whole input; None for 0.3 times the curve's.
+        noise: largest standard deviation of the noise, of a brightest foreground of 1; None for 0.06 times the curve's.
         probability: of any change of a sample.
         sequences: inputs in a stack.
     """
@@ -169,12 +162,14 @@ class JitterContrast:
     def __init__(
         self,
         curve: float = 0.35,
-        gain: float = 0.1,
-        noise: float = 0.02,
+        gain: float | None = None,
+        noise: float | None = None,
         probability: float = 0.8,
         sequences: int = 3,
     ) -> None:
-        self.curve, self.gain, self.noise = curve, gain, noise
+        self.curve = curve
+        self.gain = 0.3 * curve if gain is None else gain
+        self.noise = 0.06 * curve if noise is None else noise
         self.probability, self.sequences = probability, sequences
 
     def __call__(

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from common.console import say
-from common.datasets import held_out_brain, patient_of, split_entries
+from common.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
 from common.inputs import InputError, check_headers, find_scans
 from common.readers import grid_of
 from common.sample_data import sample_brains
@@ -23,12 +23,13 @@ from common.settings import boolean, optional
 __all__ = [
     "SEQUENCES",
     "checked_target",
-    "evaluation_cases",
+    "evaluation_entries",
     "inference_cases",
     "inputs_of",
     "read_cases",
     "sample_case",
     "training_cases",
+    "training_entries",
     "weights_of",
 ]
 
@@ -59,10 +60,16 @@ def inputs_of(target: str) -> list[str]:
     return [name for name in SEQUENCES if name != target]
 
 
-def weights_of(ckpt_dir: str, target: Any) -> str:
-    """The bundle's weights for a target: ``model.pt`` for t1c, ``targets/<target>.pt`` for the others."""
-    name = checked_target(target)
-    return str(Path(ckpt_dir) / ("model.pt" if name == DEFAULT_TARGET else f"targets/{name}.pt"))
+def weights_of(ckpt_dir: str, target: Any = None, weights: str | None = None) -> str:
+    """The weights file for a target: the one given, else the bundle's ``model.pt`` (t1c) or ``targets/<target>.pt``.
+
+    Args:
+        ckpt_dir: the bundle's ``models``.
+        target: the sequence to make; None for t1c.
+        weights: a file in place of the bundle's.
+    """
+    name = checked_target(DEFAULT_TARGET if target is None else target)
+    return weights or str(Path(ckpt_dir) / ("model.pt" if name == DEFAULT_TARGET else f"targets/{name}.pt"))
 
 
 def read_cases(paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
@@ -163,12 +170,24 @@ def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, s
     return entries
 
 
-def evaluation_cases(dataset_dir: Any, pattern: str, val_fraction: Any, seed: Any) -> dict[str, list]:
-    """All complete cases of a folder as validation entries; of the sample data only those held out from training."""
-    entries = training_cases(dataset_dir, pattern)
-    if optional(dataset_dir) is None:
-        entries = split_entries(entries, val_fraction, seed)["validate"]
-    return {"train": [], "validate": entries}
+def training_entries(
+    dataset_dir: str | None, pattern: str, variants: int = 0, **split: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Complete cases of a folder, split by patient.
+
+    Args:
+        dataset_dir, pattern: see ``training_cases``.
+        variants: of each training case beside itself, for ``augmentation.AugmentCased`` to make.
+        split: further arguments of ``common.datasets.split_entries``.
+    """
+    parts = split_entries(training_cases(dataset_dir, pattern), **split)
+    numbers = [{}, *({"variant": number, "seed": split["seed"]} for number in range(1, variants + 1))]
+    return {**parts, "train": [{**entry, **number} for entry in parts["train"] for number in numbers]}
+
+
+def evaluation_entries(dataset_dir: str | None, pattern: str, **split: Any) -> dict[str, list[dict[str, str]]]:
+    """Complete cases of a folder to evaluate; further arguments as for ``common.datasets.entries_to_evaluate``."""
+    return entries_to_evaluate(training_cases(dataset_dir, pattern), dataset_dir, **split)
 
 
 def sample_case() -> str:

@@ -14,17 +14,18 @@ from monai.inferers import Inferer
 from torch import nn
 
 from common.inferers import ViewsInferer
-from common.settings import optional
+from common.inputs import InputError
 from common.weights import bare, build, load_into
 
 from .data import weights_of
-from .landmarks import check_bound
 from .networks import EnlargedConv
+from .standardisation import Standardisation
 from .transforms import DIGEST, TARGET, meta_text
 
 __all__ = ["TargetInferer", "multiplications_per_pixel", "to_ras"]
 
 PROBE = 64  # pixels
+MOST_SLICES = 16  # that are computed together
 
 
 def multiplications_per_pixel(network: nn.Module, channels: int) -> float:
@@ -61,33 +62,34 @@ def to_ras(affine: Any) -> tuple[list[int], list[int]]:
 class TargetInferer(Inferer):
     """Nine views with the weights of the sequence that a case lacks.
 
-    The target and its landmarks' hash stand in the image's meta data (``transforms.StandardiseInputsd``). A network
-    whose weights belong to them is used as it is; else that of the target's own weights is built, once. The
-    volume is worked on in the axes right, anterior, superior, as in training, and the result brought back.
+    The target and its standardisation's hash stand in the image's meta data (``transforms.StandardiseInputsd``). A
+    network whose weights hold that standardisation is used as it is; else that of the target's own weights is built,
+    once. The volume is worked on in the axes right, anterior, superior, as in training, and the result brought back.
 
     Args:
         ckpt_dir: the bundle's ``models``.
         weights: a weights file in place of the bundle's, or None.
         views: 9, or 1 for axial slices alone.
-        batch_size: slices computed together.
+        memory_gb: memory of the process; below 1 GiB fewer slices than 16 are computed together.
         outputs: see ``common.inferers.ViewsInferer``.
         progress: show a bar over the views.
 
     Raises:
-        InputError: no weights for the target, or weights of other landmarks.
+        InputError: no weights for the target, or others than those that the inputs were standardised for.
     """
 
     def __init__(
         self,
         ckpt_dir: str,
-        weights: Any = None,
+        weights: str | None = None,
         views: int = 9,
-        batch_size: int = 16,
+        memory_gb: float = 16.0,
         outputs: Sequence[str] = ("mean",),
         progress: bool = False,
     ) -> None:
         super().__init__()
-        self.ckpt_dir, self.weights = ckpt_dir, optional(weights)
+        self.ckpt_dir, self.weights = ckpt_dir, weights
+        batch_size = max(1, min(MOST_SLICES, int(MOST_SLICES * memory_gb)))
         self.inferer = ViewsInferer(views, batch_size=batch_size, outputs=outputs, progress=progress)
         self._loaded: dict[tuple, nn.Module] = {}
 
@@ -103,16 +105,17 @@ class TargetInferer(Inferer):
 
     def network_for(self, meta: dict, network: nn.Module) -> nn.Module:
         """The network with the weights that the meta data asks for."""
-        digest = meta_text(meta, DIGEST)
-        if self.weights is None and bytes(bare(network).landmarks.tolist()).hex() == digest:
+        digest, target = meta_text(meta, DIGEST), meta_text(meta, TARGET)
+        if self.weights is None and bare(network).tops.any() and Standardisation.of(network).digest == digest:
             return network
-        path = self.weights or weights_of(self.ckpt_dir, meta_text(meta, TARGET))
+        path = weights_of(self.ckpt_dir, target, self.weights)
         device = next(network.parameters()).device
         key = (path, os.path.getmtime(path) if os.path.isfile(path) else None, str(device))
         if key not in self._loaded:
             own = load_into(build(type(bare(network)), path, {}), path)
             self._loaded = {key: own.to(device).eval()}
-        check_bound(self._loaded[key], digest)
+        if Standardisation.of(self._loaded[key], path).digest != digest:
+            raise InputError("other weights lie here than those that the inputs were standardised for", path)
         return self._loaded[key]
 
     def work(self, inputs: torch.Tensor, network: nn.Module) -> int:

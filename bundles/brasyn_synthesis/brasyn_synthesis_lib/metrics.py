@@ -99,7 +99,7 @@ class SynthesisScore(CumulativeIterationMetric):
         return self.get_buffer().nanmean()
 
 
-def synthesis_metrics(but: str | None = None, others: Sequence[str] = (), rough: bool = False) -> dict:
+def synthesis_metrics(but: str | None = None, others: Sequence[str] = ("regression",), rough: bool = False) -> dict:
     """All scores of the prediction and of the simple methods, for an evaluator.
 
     Args:

@@ -13,9 +13,10 @@ from monai.networks.nets import PatchDiscriminator
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from common.transforms.intensity import PERCENTILES
+
 __all__ = ["Discriminator", "Generator"]
 
-HASH_BYTES = 32  # of SHA-256
 NORMS = (None, "batch", "instance")
 
 
@@ -35,8 +36,9 @@ class Generator(nn.Module):
     ``configs/paper_*.json``. The compact network has fewer levels and channels than the paper's eight levels and (of
     the network it adapts) 64 channels.
 
-    The buffer ``landmarks`` holds the hash of the landmarks that the weights were trained with, so that they cannot be
-    used with others; zeros before training.
+    Buffers hold the histogram standardisation that the weights were trained with (``standardisation.Standardisation``):
+    ``landmarks`` (4, 11) and ``tops`` (4,) of the sequences t1n, t1c, t2w, t2f, and the ``target``'s place among them;
+    zeros before training. All are floating-point numbers, so that averages of equal weights keep them.
 
     Args:
         in_channels: sequences times neighbouring slices.
@@ -89,7 +91,9 @@ class Generator(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.register_buffer("landmarks", torch.zeros(HASH_BYTES, dtype=torch.uint8))
+        self.register_buffer("target", torch.zeros(()))
+        self.register_buffer("landmarks", torch.zeros(4, len(PERCENTILES)))
+        self.register_buffer("tops", torch.zeros(4))
 
     @staticmethod
     def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

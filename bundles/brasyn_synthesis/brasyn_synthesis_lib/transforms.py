@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 
 from common.console import say
+from common.datasets import TakePartd
 from common.fingerprint import files_of
 from common.images import like_image
 from common.inputs import CheckVoxelsd, InputError
@@ -28,9 +30,10 @@ from common.transforms.geometry import spacing_of
 from common.transforms.intensity import foreground_mask, standardise
 
 from .data import DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
-from .landmarks import Landmarks, landmarks_path, read
+from .standardisation import Standardisation
 
 __all__ = [
+    "CompactCased",
     "LoadSequencesd",
     "PackCased",
     "RestoreStandardd",
@@ -45,7 +48,9 @@ logger = logging.getLogger(__name__)
 
 LABELS = (0, 1, 2, 3, 4)  # of BraTS, before and since 2023
 TOP = 99.9  # percentile of the inputs' foreground that becomes 1
-TARGET, SCALE, DIGEST = "target", "target_scale", "landmarks"  # keys in an image's meta data
+LEVELS = 2**16 - 1  # of the foreground where a case is kept; one more is the background's
+MARGIN = 6  # voxels around the brain, more than the SSIM window reaches
+TARGET, SCALE, DIGEST = "target", "target_scale", "standardisation"  # keys in an image's meta data
 
 
 def meta_text(meta: Mapping, key: str) -> str:
@@ -54,7 +59,9 @@ def meta_text(meta: Mapping, key: str) -> str:
     return str(found[0] if isinstance(found, list | tuple) else found)
 
 
-def scaled_inputs(images: Sequence[torch.Tensor], names: Sequence[str], landmarks: Landmarks) -> tuple[Any, ...]:
+def scaled_inputs(
+    images: Sequence[torch.Tensor], names: Sequence[str], standardisation: Standardisation, masks: Any = None
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The three inputs standardised, with one scale for all of them (sec. 2.3).
 
     Departs from the paper: the minimum is the background's 0 (standardised values below it, from the darkest per cent
@@ -64,74 +71,116 @@ def scaled_inputs(images: Sequence[torch.Tensor], names: Sequence[str], landmark
     Args:
         images: ``(1, H, W, D)`` each, any units.
         names: their sequences.
-        landmarks: of the weights.
+        standardisation: of the weights.
+        masks: foreground ``(H, W, D)`` of each, where it is known.
 
     Returns:
         Images ``(3, H, W, D)``, brain mask ``(H, W, D)``, and the standardised value that 1 stands for.
     """
-    masks = [foreground_mask(image[0].as_subclass(torch.Tensor)) for image in images]
+    if masks is None:
+        masks = [foreground_mask(image[0].as_subclass(torch.Tensor)) for image in images]
     standard = torch.stack(
         [
-            standardise(image[0], landmarks.of(name), mask)
+            standardise(image[0], standardisation.landmarks[name], mask)
             for image, name, mask in zip(images, names, masks, strict=True)
         ]
     ).clamp_min(0)
-    brain = torch.stack(masks).any(dim=0)
+    brain = torch.stack(list(masks)).any(dim=0)
     scale = float(np.percentile(standard[:, brain].cpu().numpy(), TOP)) or 1.0
     return standard / scale, brain, scale
 
 
-class PackCased(Transform):
-    """Training case: standardised inputs as "image", and truth, tumour and brain as channels of "label".
+class CompactCased(Transform):
+    """Training case as it is kept: the box of the brain, 16-bit voxels and 8-bit labels, not standardised yet.
 
-    Args:
-        target: the sequence to make.
-        landmarks: of the weights.
+    So one cached case serves all targets and runs: 9 bytes for each voxel of the box.
     """
 
-    def __init__(self, target: str, landmarks: Landmarks) -> None:
-        self.target, self.landmarks = target, landmarks
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Adds "image" ``(3, H, W, D)``, "label" ``(3, H, W, D)``, "case", and "scale" of the inputs.
+        """Gives "case", "part", int16 ``(H, W, D)`` of each sequence, uint8 "seg" if any, and "ranges" ``(4, 2)``.
+
+        -32768 is background; -32767 to 32767 are the foreground from its least to its largest value, see "ranges".
 
         Raises:
             InputError: sequences on different grids, or a segmentation with unknown labels.
         """
-        out = dict(data)
-        case = str(out["case"])
-        shapes = {name: tuple(out[name].shape) for name in (*SEQUENCES, "seg") if name in out}
+        case = str(data["case"])
+        shapes = {name: tuple(data[name].shape) for name in (*SEQUENCES, "seg") if name in data}
         if len(set(shapes.values())) > 1:
             raise InputError(f"sequences on different grids: {shapes}", case)
-        placed = [out[name] for name in shapes if isinstance(out[name], MetaTensor)]
+        placed = [data[name] for name in shapes if isinstance(data[name], MetaTensor)]
         for image in placed[1:]:  # what the headers do not tell of DICOM series
             if not torch.allclose(image.affine, placed[0].affine, atol=SAME_GRID):
                 path = image.meta.get("filename_or_obj", case)
                 raise InputError("lies on another grid than the other sequences", path)
-        names = inputs_of(self.target)
-        image, brain, scale = scaled_inputs([out[name] for name in names], names, self.landmarks)
-        inside = foreground_mask(out[self.target][0].as_subclass(torch.Tensor))
-        truth = standardise(out[self.target][0], self.landmarks.of(self.target), inside).clamp_min(0)
-        tumour = torch.zeros_like(truth)
-        if "seg" in out:
-            seg = out["seg"][0].as_subclass(torch.Tensor).round()
-            unknown = sorted(set(torch.unique(seg).tolist()) - set(LABELS))
+        images = {name: data[name][0].as_subclass(torch.Tensor) for name in shapes}
+        masks = {name: foreground_mask(images[name]) for name in SEQUENCES}
+        box = box_of(torch.stack(list(masks.values())).any(dim=0))
+        out: dict[Hashable, Any] = {"case": case, "part": data.get("part", "whole")}
+        ranges = []
+        for name, mask in masks.items():
+            image, mask = images[name][box].double(), mask[box]
+            inside = image[mask] if mask.any() else image.flatten()[:1]
+            low, high = float(inside.min()), float(inside.max())
+            levels = ((image - low) * ((LEVELS - 1) / ((high - low) or 1.0))).round().clamp(0, LEVELS - 1) + 1
+            out[name] = (torch.where(mask, levels, 0.0) - 2**15).to(torch.int16)
+            ranges.append([low, high])
+        out["ranges"] = torch.tensor(ranges, dtype=torch.float64)
+        if "seg" in images:
+            seg = images["seg"][box].round()
+            unknown = sorted(set(torch.unique(images["seg"].round()).tolist()) - set(LABELS))
             if unknown:
-                path = getattr(out["seg"], "meta", {}).get("filename_or_obj", case)
+                path = getattr(data["seg"], "meta", {}).get("filename_or_obj", case)
                 raise InputError(f"segmentation with unknown labels {unknown[:5]}; BraTS has {list(LABELS)}", path)
-            tumour = (seg > 0).float()
-        label = torch.stack([truth / self.landmarks.scale, tumour, (brain | inside).float()])
-        out["image"], out["label"] = (like_image(x, out[self.target]) for x in (image, label))
-        out["case"], out["scale"] = case, scale
+            out["seg"] = seg.to(torch.uint8)
         return out
 
 
+class PackCased(Transform):
+    """Training case for a target: standardised inputs as "image"; truth, tumour and brain as channels of "label".
+
+    Args:
+        standardisation: of the weights, which names the target.
+    """
+
+    def __init__(self, standardisation: Standardisation) -> None:
+        self.standardisation = standardisation
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """ "image" and "label" ``(3, H, W, D)`` in half precision, "case", and "scale" of the inputs.
+
+        Args:
+            data: what ``CompactCased`` gives; of the "part" see ``common.datasets.TakePartd``.
+        """
+        images, masks = {}, {}
+        for name, (low, high) in zip(SEQUENCES, data["ranges"].tolist(), strict=True):
+            levels = data[name].int() + 2**15
+            masks[name] = levels > 0
+            images[name] = (low + (levels - 1).double() * ((high - low) / (LEVELS - 1)))[None].float()
+        target = self.standardisation.target
+        names = inputs_of(target)
+        image, brain, scale = scaled_inputs(
+            [images[name] for name in names], names, self.standardisation, [masks[name] for name in names]
+        )
+        truth = standardise(images[target][0], self.standardisation.landmarks[target], masks[target]).clamp_min(0)
+        tumour = (data["seg"] > 0).float() if "seg" in data else torch.zeros_like(truth)
+        label = torch.stack([truth / self.standardisation.scale, tumour, (brain | masks[target]).float()])
+        item = TakePartd(["image", "label"])({"image": image, "label": label, "part": data["part"]})
+        packed = {key: F.pad(item[key], (MARGIN,) * 6).half() for key in ("image", "label")}
+        return {**packed, "case": data["case"], "scale": scale}
+
+
+def box_of(mask: torch.Tensor) -> tuple[slice, ...]:
+    """The smallest box around what is true in ``(H, W, D)``; all of an empty mask."""
+    sides = [torch.nonzero(mask.movedim(axis, 0).flatten(1).any(dim=1)).flatten() for axis in range(3)]
+    return tuple(slice(int(side[0]), int(side[-1]) + 1) if len(side) else slice(None) for side in sides)
+
+
 def facts_by_target(
-    bundle_root: str, ckpt_dir: str, weights: Any = None, settings: Mapping[str, Any] | None = None
+    bundle_root: str, ckpt_dir: str, weights: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Facts for the sidecars of each target's results, see ``common.provenance.describe``."""
-    given = optional(weights)
-    return {name: describe(bundle_root, given or weights_of(ckpt_dir, name), settings) for name in SEQUENCES}
+    return {name: describe(bundle_root, weights_of(ckpt_dir, name, weights), settings) for name in SEQUENCES}
 
 
 class LoadSequencesd(MapTransform):
@@ -182,7 +231,7 @@ class LoadSequencesd(MapTransform):
         return out
 
     def _entry(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
-        path, target = data["image"], optional(data.get(TARGET)) or optional(self.target)
+        path, target = data["image"], optional(data.get(TARGET)) or self.target
         if target is None and os.path.isfile(path):
             target = DEFAULT_TARGET
             say(f"{path}: no target is named, so its volumes are taken as {', '.join(inputs_of(target))}")
@@ -194,7 +243,7 @@ class LoadSequencesd(MapTransform):
 
 
 class StandardiseInputsd(MapTransform):
-    """Standardises the inputs with the landmarks of the target's weights, and remembers the target's scale.
+    """Standardises the inputs as the target's weights want it, and remembers the target's scale.
 
     Args:
         keys: images of ``LoadSequencesd``.
@@ -205,21 +254,30 @@ class StandardiseInputsd(MapTransform):
     def __init__(self, keys: KeysCollection, ckpt_dir: str, weights: str | None = None) -> None:
         super().__init__(keys)
         self.ckpt_dir, self.weights = ckpt_dir, weights
+        self._known: dict[tuple, Standardisation] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
             target = meta_text(image.meta, TARGET)
-            landmarks = read(landmarks_path(self.weights or weights_of(self.ckpt_dir, target)), target)
+            standardisation = self._standardisation(target)
             spacing = spacing_of(image.affine)
             if np.abs(spacing - 1).max() > 0.2:
                 source = meta_text(image.meta, "filename_or_obj")
                 logger.warning("%s: voxels of %s mm; the weights were trained on 1 mm", source, np.round(spacing, 2))
-            scaled, _, _ = scaled_inputs(list(image.split(1)), inputs_of(target), landmarks)
+            scaled, _, _ = scaled_inputs(list(image.split(1)), inputs_of(target), standardisation)
             out[key] = like_image(scaled, image)
-            out[key].meta[SCALE], out[key].meta[DIGEST] = landmarks.scale, landmarks.digest
+            out[key].meta[SCALE], out[key].meta[DIGEST] = standardisation.scale, standardisation.digest
         return out
+
+    def _standardisation(self, target: str) -> Standardisation:
+        """That of the weights as they lie there now; large files are not read again for each case."""
+        path = weights_of(self.ckpt_dir, target, self.weights)
+        key = (path, target, os.path.getmtime(path) if os.path.isfile(path) else None)
+        if key not in self._known:
+            self._known[key] = Standardisation.read(path, target)
+        return self._known[key]
 
 
 class RestoreStandardd(MapTransform):
@@ -284,5 +342,5 @@ class SaveSynthesisd(SaveRestoredd):
     def facts_of(self, image: MetaTensor) -> Mapping[str, Any]:
         """What the sidecar tells, with the target and the scale of its intensities."""
         target = meta_text(image.meta, TARGET)
-        scale = f"standardised {target} (landmarks {meta_text(image.meta, DIGEST)[:12]}), no scanner's units"
+        scale = f"standardised {target} (histograms {meta_text(image.meta, DIGEST)[:12]}), no scanner's units"
         return {**self.facts[target], "target": target, "intensities": scale}

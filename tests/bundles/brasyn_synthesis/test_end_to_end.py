@@ -12,12 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import PersistentDataset
 
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import SEQUENCES, inputs_of, training_cases, weights_of
-from brasyn_synthesis_lib.landmarks import bind, fit, landmarks_path, read
 from brasyn_synthesis_lib.networks import Generator
+from brasyn_synthesis_lib.standardisation import Standardisation, fit
 from common.inputs import InputError, root_cause
 from common.losses.perceptual import vgg_features
 
@@ -25,9 +24,9 @@ BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
 BRAIN = (28, 30, 24)  # voxels
 SMALL = {"width": 2, "depth": 3}
-BUDGET = {"epochs": 2, "stacks": 8, "batch_size": 2, "size": 24, "learning_rate": 0.001}
-BUDGET |= {"halve_every": 10, "val_cases": 1, "val_slices": 6}
-OVERLAYS = sorted(path.stem for path in [*CONFIGS.glob("paper_*.json"), CONFIGS / "shipped_weights.json"])
+BUDGET = {"epochs": 2, "patches": 8, "batch_size": 2, "patch_size": 24, "learning_rate": 0.001}
+BUDGET |= {"halve_every": 10, "val_volumes": 1, "val_slices": 6}
+PAPER = sorted(f"paper/{path.stem}" for path in (CONFIGS / "paper").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +37,9 @@ def models(tmp_path_factory, brains):
         path = Path(weights_of(str(folder), target))
         network = Generator(9, 2, 3)
         network.start_linear([0.5, 0.3, 0.2], 0)
-        landmarks = fit(training_cases(brains), target)
-        bind(network, landmarks)
+        fit(training_cases(brains), target).write(network)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), path)
-        landmarks.save(landmarks_path(path))
     return folder
 
 
@@ -52,15 +49,18 @@ def train(brains, tmp_path, run):
         settings = {"dataset_dir": brains, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"}
         settings |= {"budgets": {"short": BUDGET}, "discriminator_width": 4, **SMALL}
         settings["from_scratch"] = not (tmp_path / "models").exists()
+        if overlays[:1] == ("shipped_weights",):
+            settings["budget"] = "short"
         return run("train", *overlays, **{**settings, **keys})
 
+    start.data = brains
     return start
 
 
 def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
-    workflow = train()
+    workflow = train(promote=True)
     folder = tmp_path / "runs" / "short-1"
-    for name in ("best.pt", "best.landmarks.json", "last.pt", "scores.csv", "terms.csv", "config.json", "panels"):
+    for name in ("best.pt", "last.pt", "scores.csv", "split.json", "terms.csv", "config.json", "panels"):
         assert (folder / name).exists(), name
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -68,65 +68,84 @@ def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     for name in ("ssim_healthy", "regression_ssim_healthy", "baseline_psnr_tumour"):
         assert np.isfinite(float(rows[0][name]))
     out = capsys.readouterr().out
-    for text in ("budget:", "expected:", "learning intensity landmarks", "best input", "regression", "gain"):
+    for text in ("budget:", "held out:", "learning standard histograms", "best input", "regression", "gain"):
         assert text in out
-    assert "last layer from the linear regression" in out
+    assert "starts as the linear regression" in out
     assert not workflow.check_properties()  # what the Model Zoo wants to find
     with (folder / "terms.csv").open(encoding="utf-8") as file:
         terms = {row["term"] for row in csv.DictReader(file)}
     assert {"loss_masked_l1", "loss_ssim", "loss_frequency", "adversarial", "score_gap"} <= terms
     assert not {"loss_l1", "loss_vgg"} & terms
-    # promoted with its landmarks, and what a next run starts from
+    # promoted with its histograms, and what a next run starts from
     path = tmp_path / "models" / "model.pt"
-    assert path.is_file() and read(landmarks_path(path), "t1c") == read(folder / "best.landmarks.json", "t1c")
+    assert Standardisation.read(path, "t1c") == Standardisation.read(folder / "last.pt", "t1c")
     train(budgets={"short": {**BUDGET, "epochs": 1}})
     assert str(path) in capsys.readouterr().out
 
 
 def test_another_target_has_its_own_file(train, tmp_path):
-    train(target="flair", budgets={"short": {**BUDGET, "epochs": 1}})
+    train(target="flair", promote=True, budgets={"short": {**BUDGET, "epochs": 1}})
     assert (tmp_path / "models" / "targets" / "t2f.pt").is_file()
-    assert (tmp_path / "models" / "targets" / "t2f.landmarks.json").is_file()
     assert not (tmp_path / "models" / "model.pt").exists()
 
 
 def test_resumed_run_has_the_same_weights(train, tmp_path):
-    train(run_name="straight", promote=False)
-    train(run_name="broken", promote=False, train__trainer__max_epochs=1)
-    train(run_name="broken", promote=False, resume="true")
+    train(run_name="straight")
+    train(run_name="broken", train__trainer__max_epochs=1)
+    train(run_name="broken", resume="true")
     straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
-    for part in ("network", "discriminator"):
+    for part in ("network", "discriminator", "average"):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_record_of_a_run_repeats_it(train, tmp_path, run):
+    train("paper/base", "paper/table2_ssim", run_name="first", tumour_weight=0.4, keep="best")
+    record = tmp_path / "runs" / "first" / "config.json"
+    keys = json.loads(record.read_text(encoding="utf-8"))
+    assert (keys["tumour_weight"], keys["loss_weights"]["ssim"], keys["patches"]) == (0.4, 1, 8)
+    (tmp_path / "again.json").write_text(json.dumps({**keys, "run_name": "again"}), encoding="utf-8")
+    places = {
+        "dataset_dir": str(train.data),
+        "output_dir": str(tmp_path / "runs"),
+        "ckpt_dir": str(tmp_path / "models"),
+    }
+    run(tmp_path / "again", device="cpu", **places)
+    first, again = (torch.load(tmp_path / "runs" / n / "last.pt")["network"] for n in ("first", "again"))
+    assert all(torch.equal(tensor, again[key]) for key, tensor in first.items())
+
+
+@pytest.mark.parametrize("overlay", [*PAPER, "shipped_weights"])
 def test_every_overlay_trains(train, tmp_path, overlay):
-    budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
+    budgets = {"short": {**BUDGET, "epochs": 1, "patches": 4}}
     keys = {}
     if "vgg" in overlay:
         keys = {"vgg_weights": vgg_file(tmp_path), "vgg_network": "vgg16"}
-    workflow = train(overlay, width=2, budgets=budgets, **keys)
-    network = workflow.parser.get_parsed_content("network")
     papers = overlay.startswith("paper")
+    workflow = train(*(["paper/base"] if papers else []), overlay, width=2, budgets=budgets, **keys)
+    network = workflow.parser.get_parsed_content("network")
     assert (network.full is None, network.last_skip is None) == (papers, papers)
     trainer = workflow.parser.get_parsed_content("train::trainer")
-    playing = any(word in overlay for word in ("adversarial", "combined", "width"))  # in the first epoch
+    playing = any(word in overlay for word in ("adversarial", "combined"))  # in the first epoch
     assert trainer.stage(1) == ("both" if playing else "generator")
     assert not (tmp_path / "models" / "model.pt").exists()
 
 
 def test_overlays_are_the_columns_of_the_paper_s_tables():
-    assert len(OVERLAYS) == 9
+    base = json.loads((CONFIGS / "paper" / "base.json").read_text(encoding="utf-8"))
+    assert (base["from_scratch"], base["promote"], base["keep"]) == (True, False, "last")
+    assert not any(base[key] for key in ("linear_start", "full_width", "linear_skip", "jitter", "ema"))
     found = {}
-    for name in OVERLAYS:
+    for name in PAPER:
         content = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
-        if name.startswith("paper_table"):
-            weights = {term: weight for term, weight in content["objective"].items() if weight}
-            found[name.removeprefix("paper_")] = weights | ({"adv": 1} if content["adversarial_weight"] else {})
+        assert name == "paper/base" or not content.items() & base.items(), "only what the row changes"
+        content = {**base, **content}
+        weights = {term: weight for term, weight in content["loss_weights"].items() if weight}
+        found[name.removeprefix("paper/")] = weights | ({"adv": 1} if content["adversarial_weight"] else {})
     l1m = {"masked_l1": 1}
     assert found == {
+        "base": l1m,  # table 1, L1M
+        "width": l1m,
         "table1_l1": {"l1": 1},
-        "table1_masked_l1": l1m,
         "table2_adversarial": l1m | {"adv": 1},
         "table2_ssim": l1m | {"ssim": 1},
         "table2_vgg": l1m | {"vgg": 1},
@@ -145,46 +164,52 @@ def vgg_file(folder):
 
 def test_the_perceptual_experiment_is_refused_without_vgg_weights(train, line_of):
     with pytest.raises(Exception) as error:
-        train("paper_table2_vgg")
+        train("paper/base", "paper/table2_vgg")
     assert isinstance(root_cause(error.value), InputError) and "--vgg_weights FILE" in line_of(error)
 
 
 def test_without_vgg_weights_the_record_says_that_the_term_is_off(train, tmp_path):
-    train("paper_table3_combined", width=2, budgets={"short": {**BUDGET, "epochs": 1, "stacks": 4}})
+    budgets = {"short": {**BUDGET, "epochs": 1, "patches": 4}}
+    train("paper/base", "paper/table3_combined", width=2, budgets=budgets)
     record = json.loads((tmp_path / "runs" / "short-1" / "config.json").read_text(encoding="utf-8"))
-    assert record["objective"] == {"l1": 0, "masked_l1": 5, "ssim": 1, "vgg": 0, "frequency": 1}
+    assert record["loss_weights"] == {"l1": 0, "masked_l1": 5, "ssim": 1, "vgg": 0, "frequency": 1}
 
 
 def test_variants_are_trained_on_beside_the_cases(train):
-    workflow = train(variants=2, promote=False, budgets={"short": {**BUDGET, "epochs": 1, "stacks": 6}})
+    workflow = train(variants=2, budgets={"short": {**BUDGET, "epochs": 1, "patches": 6}})
     volumes = workflow.parser.get_parsed_content("train::dataset")
     assert len(volumes) == 2 * 3 and len(workflow.parser.get_parsed_content("validate::dataset")) == 1
-    images = [volumes[i]["image"].as_tensor() for i in range(3)]
+    images = [volumes[i]["image"] for i in range(3)]
     assert images[0].dtype == torch.float16
+    shape = [min(sides) for sides in zip(*(image.shape for image in images), strict=True)]
+    images = [image[tuple(slice(n) for n in shape)] for image in images]
     assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[2])
 
 
 def test_vgg_weights_switch_the_perceptual_term_on(train, tmp_path):
-    budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
-    train("paper_table2_vgg", vgg_weights=vgg_file(tmp_path), vgg_network="vgg16", budgets=budgets)
+    budgets = {"short": {**BUDGET, "epochs": 1, "patches": 4}}
+    train("paper/base", "paper/table2_vgg", vgg_weights=vgg_file(tmp_path), vgg_network="vgg16", budgets=budgets)
     with (tmp_path / "runs" / "short-1" / "terms.csv").open(encoding="utf-8") as file:
         values = [float(row["value"]) for row in csv.DictReader(file) if row["term"] == "loss_vgg"]
     assert values and min(values) > 0
 
 
-def test_a_cache_on_disk_gives_the_same_training(train, tmp_path):
-    keys = {"promote": False, "budgets": {"short": {**BUDGET, "epochs": 1}}}
-    train(run_name="memory", **keys)
-    workflow = train(run_name="disk", memory_gb=1e-6, cache_dir=tmp_path / "cache", **keys)
-    assert isinstance(workflow.parser.get_parsed_content("train::dataset"), PersistentDataset)
-    assert len(list((tmp_path / "cache").rglob("*.pt"))) == 3  # two to train on, one held out
+def test_a_cache_on_disk_gives_the_same_training_and_serves_all_targets(train, tmp_path):
+    budgets = {"short": {**BUDGET, "epochs": 1}}
+    train(run_name="memory", budgets=budgets)
+    train(run_name="disk", memory_gb=1e-6, budgets=budgets)
     memory, disk = (torch.load(tmp_path / "runs" / n / "last.pt")["network"] for n in ("memory", "disk"))
     assert all(torch.equal(value, disk[key]) for key, value in memory.items())
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cache").rglob("*.pt")}
+    assert len(cached) == 3  # two to train on, one held out
+    for keys in ({"target": "t2w"}, {"seed": 3}, {"val_fraction": 0.6}):
+        train(memory_gb=1e-6, budgets=budgets, **keys)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cache").rglob("*.pt")} == cached
 
 
 def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, models, tmp_path, capsys, run):
     for target in ("t1c", "t2w"):
-        keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "target": target, "val_slices": 10}
+        keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "target": target, "slices": 10}
         run("train", "evaluate", run_name=target, **keys)
         table = (tmp_path / target / "scores.md").read_text(encoding="utf-8")
         for method in ("best input", "regression", "one_view", "network"):
@@ -195,11 +220,11 @@ def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, m
 
 
 def test_evaluation_leaves_no_decoded_cases_and_holds_nothing_out(brains, models, tmp_path, capsys, run):
-    keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1, "val_slices": 6}
+    keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1, "slices": 6}
     run("train", "evaluate", memory_gb=1e-6, **keys)
     assert not list(tmp_path.rglob("*.pt"))
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluating"))
-    assert " on 3 case(s), t1c of t1n, t2w, t2f; 1 view(s)" in told
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("held out:"))
+    assert told.endswith("3 case(s), t1c of t1n, t2w, t2f")
 
 
 def test_cases_without_segmentation_have_no_score_in_the_tumour(brains, train, tmp_path, caplog):
@@ -238,10 +263,10 @@ def test_training_and_evaluation_on_dicom_series(models, tmp_path, write_dicom, 
     for case in ("c1", "c2"):
         for name in SEQUENCES:
             write_dicom(tmp_path / "in" / case / name, voxels)
-    keys = {"dataset_dir": tmp_path / "in", "ckpt_dir": models, "views": 1, "promote": False}
-    budgets = {"short": {**BUDGET, "epochs": 1, "stacks": 4}}
+    keys = {"dataset_dir": tmp_path / "in", "ckpt_dir": models, "views": 1}
+    budgets = {"short": {**BUDGET, "epochs": 1, "patches": 4}}
     run("train", output_dir=tmp_path / "runs", budgets=budgets, **keys)
-    run("train", "evaluate", output_dir=tmp_path / "eval", val_slices=6, **keys)
+    run("train", "evaluate", output_dir=tmp_path / "eval", slices=6, **keys)
     assert (tmp_path / "runs" / "short-1" / "best.pt").is_file()
     table = (tmp_path / "eval" / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
     assert "c1" in table and "c2" in table
@@ -312,20 +337,20 @@ def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, ca
     ("keys", "text"),
     [
         ({"target": "t9"}, "target must be one of"),
-        ({"objective": {"l1": -1}}, "objective takes weights"),
-        ({"objective": {"l2": 1}}, "objective takes weights"),
+        ({"loss_weights": {"l1": -1}}, "loss_weights takes weights"),
+        ({"loss_weights": {"l2": 1}}, "loss_weights takes weights"),
         ({"budget": "huge"}, "budget 'huge' is unknown"),
         ({"dataset_dir": "/nowhere"}, "no such file or folder"),
         ({"vgg_weights": "/nowhere/vgg.pth"}, "no such weights file"),
         ({"views": 4}, "views must be 1 or 9"),
-        ({"objective": "l1"}, "objective must name terms with their weights"),
+        ({"loss_weights": "l1"}, "loss_weights must name terms with their weights"),
         ({"tumour_weight": 2}, "tumour_weight must be a number from 0 up to 1; got 2"),
         ({"vgg_network": "vgg11"}, "vgg_network must be vgg16 or vgg19; got 'vgg11'"),
         ({"adversarial_weight": -1}, "adversarial_weight must be a number from 0; got -1"),
         ({"adversarial_weight": "x"}, "adversarial_weight must be a number from 0; got 'x'"),
-        ({"memory_gb": "lots"}, "memory_gb must be a number from 0; got 'lots'"),
+        ({"memory_gb": "lots"}, "memory_gb must be a number from 1e-06; got 'lots'"),
         ({"num_workers": -1}, "num_workers must be a whole number from 0; got -1"),
-        ({"val_fraction": "x"}, "val_fraction must be a number; got 'x'"),
+        ({"val_fraction": "x"}, "val_fraction must be a number from 0.001 up to 0.999; got 'x'"),
     ],
 )
 def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of):
@@ -340,8 +365,8 @@ def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of)
     ("job", "keys", "text"),
     [
         (["inference"], {"views": 5}, "views must be 1 or 9; got 5"),
-        (["inference"], {"memory_gb": "lots"}, "memory_gb must be a number from 0; got 'lots'"),
-        (["train", "evaluate"], {"val_slices": "x"}, "val_slices must be a whole number from 1 or null; got 'x'"),
+        (["inference"], {"memory_gb": "lots"}, "memory_gb must be a number from 1e-06; got 'lots'"),
+        (["train", "evaluate"], {"slices": "x"}, "slices must be a whole number from 1 or null; got 'x'"),
         (["train", "evaluate"], {"views": 5}, "views must be 1 or 9; got 5"),
     ],
 )
@@ -354,16 +379,23 @@ def test_so_it_is_in_inference_and_evaluation(brains, models, tmp_path, job, key
     assert isinstance(root_cause(error.value), InputError) and line_of(error) == text
 
 
-def test_landmarks_of_another_target_are_refused(train, models, tmp_path, line_of):
-    with pytest.raises(Exception) as error:
-        train(target="t2w", weights=models / "model.pt", ckpt_dir=models, from_scratch=False)
-    assert "belong to the target t1c, not to t2w" in line_of(error)
+def test_weights_of_another_target_are_refused(train, models, brains, tmp_path, run, line_of):
+    keys = {"target": "t2w", "weights": models / "model.pt", "ckpt_dir": models}
+    case_without(brains, tmp_path / "in", "t2w")
+    for start in (
+        lambda: train(from_scratch=False, **keys),
+        lambda: run("train", "evaluate", dataset_dir=brains, output_dir=tmp_path, slices=4, **keys),
+        lambda: run("inference", dataset_dir=tmp_path / "in", output_dir=tmp_path, **keys),
+    ):
+        with pytest.raises((SystemExit, Exception)) as error:
+            start()
+        assert isinstance(error.value, SystemExit) or "weights make t1c, not t2w" in line_of(error)
 
 
 def test_inference_builds_the_network_that_each_target_s_weights_hold(brains, models, tmp_path, run):
     folder = shutil.copytree(models, tmp_path / "models")
     wide = Generator(9, 3, 2, full_width=0, linear_skip=False)
-    bind(wide, read(landmarks_path(folder / "targets" / "t2w.pt"), "t2w"))
+    Standardisation.read(folder / "targets" / "t2w.pt", "t2w").write(wide)
     torch.save(wide.state_dict(), folder / "targets" / "t2w.pt")
     for target in ("t1c", "t2w"):
         case_without(brains, tmp_path / "in" / target, target)
@@ -384,8 +416,6 @@ def test_shipped_weights_fit():
     assert sum(path.stat().st_size for path in files) < 12e6
     for path in files:
         state = torch.load(path, weights_only=True)
-        network = Generator(**Generator.form_of(state))
-        network.load_state_dict(state)
-        target = "t1c" if path.name == "model.pt" else path.stem
-        bind(network, read(landmarks_path(path), target))
+        Generator(**Generator.form_of(state)).load_state_dict(state)
+        Standardisation.read(path, "t1c" if path.name == "model.pt" else path.stem)
         assert path.stat().st_size < 6e6

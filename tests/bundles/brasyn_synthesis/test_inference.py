@@ -11,9 +11,10 @@ from monai.data import MetaTensor, list_data_collate
 
 from brasyn_synthesis_lib.data import SEQUENCES, inference_cases, inputs_of
 from brasyn_synthesis_lib.inferers import TargetInferer, to_ras
-from brasyn_synthesis_lib.landmarks import Landmarks, bind, landmarks_path
 from brasyn_synthesis_lib.networks import Generator
+from brasyn_synthesis_lib.standardisation import Standardisation
 from brasyn_synthesis_lib.transforms import (
+    CompactCased,
     LoadSequencesd,
     PackCased,
     RestoreStandardd,
@@ -27,9 +28,9 @@ SHAPE = (20, 16, 12)
 OBLIQUE = np.array([[0, -1.0, 0, 5], [0.99, 0, 0.1, -7], [0.1, 0, -0.99, 3], [0, 0, 0, 1]])
 
 
-def some_landmarks(target, top=110.0):
-    marks = [100.0 * (p - 1) / 98 for p in PERCENTILES]
-    return Landmarks(target, {name: {"landmarks": marks, "top": top} for name in SEQUENCES}, 3)
+def some(target, top=110.0):
+    marks = [round(100.0 * (p - 1) / 98, 4) for p in PERCENTILES]
+    return Standardisation(target, dict.fromkeys(SEQUENCES, marks), dict.fromkeys(SEQUENCES, top))
 
 
 @pytest.fixture
@@ -38,11 +39,10 @@ def models(tmp_path):
     for target, path, weights in (("t1c", "model.pt", [1, 0, 0]), ("t2w", "targets/t2w.pt", [0, 0, 1])):
         network = Generator(9, 2, 3)
         network.start_linear(weights, 0)
-        bind(network, some_landmarks(target))
+        some(target).write(network)
         file = tmp_path / "models" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), file)
-        some_landmarks(target).save(landmarks_path(file))
     return str(tmp_path / "models")
 
 
@@ -146,19 +146,23 @@ def test_inputs_share_one_scale_and_keep_their_background():
     images = [torch.zeros(1, *SHAPE) for _ in range(3)]
     for i, image in enumerate(images):
         image[:, 4:16, 3:13, 2:10] = 50 * (i + 1) * (1 + torch.rand(12, 10, 8))
-    scaled, brain, scale = scaled_inputs(images, ["t1n", "t2w", "t2f"], some_landmarks("t1c"))
+    scaled, brain, scale = scaled_inputs(images, ["t1n", "t2w", "t2f"], some("t1c"))
     assert not scaled[:, ~brain].any() and int(brain.sum()) == 12 * 10 * 8
     assert scaled.min() >= 0 and float(np.percentile(scaled[:, brain], 99.9)) == pytest.approx(1, abs=1e-3)
     assert 90 < scale < 120
 
 
-def test_weights_and_landmarks_that_do_not_belong_together(tmp_path, models):
+def test_weights_that_are_exchanged_between_standardising_and_inference_are_refused(tmp_path, models):
     write_case(tmp_path / "in", inputs_of("t1c"))
-    some_landmarks("t1c", top=90).save(landmarks_path(f"{models}/model.pt"))
-    with pytest.raises(InputError, match="do not belong together"):
-        TargetInferer(models)(loaded(tmp_path / "in", models)["image"], Generator(9, 2, 3))
-    some_landmarks("t2w").save(landmarks_path(f"{models}/model.pt"))
-    with pytest.raises(InputError, match="belong to the target t2w"):
+    image = loaded(tmp_path / "in", models)["image"]
+    network = Generator(9, 2, 3)
+    some("t1c", top=90).write(network)
+    torch.save(network.state_dict(), f"{models}/model.pt")
+    with pytest.raises(InputError, match="other weights lie here"):
+        TargetInferer(models)(image, Generator(9, 2, 3))
+    some("t2w").write(network)
+    torch.save(network.state_dict(), f"{models}/model.pt")
+    with pytest.raises(InputError, match="these weights make t2w, not t1c"):
         loaded(tmp_path / "in", models)
 
 
@@ -168,35 +172,50 @@ def test_other_spacing_draws_one_warning(tmp_path, models, caplog):
     assert sum("trained on 1 mm" in record.message for record in caplog.records) == 1
 
 
-def packed(**changes):
+def compact(**changes):
     item = {name: MetaTensor(torch.zeros(1, *SHAPE)) for name in (*SEQUENCES, "seg")}
     for i, name in enumerate(SEQUENCES):
         item[name][:, 4:16, 3:13, 2:10] = 10 * (i + 1) * (1 + torch.rand(12, 10, 8))
     item["seg"][:, 8:10, 8:10, 5:7] = 4
-    return PackCased("t1c", some_landmarks("t1c"))({**item, "case": "one", **changes})
+    item = {**item, "case": "one", **changes}
+    return CompactCased()({name: value for name, value in item.items() if value is not None})
+
+
+def test_a_case_is_kept_in_9_bytes_for_each_voxel_of_the_brain_s_box():
+    item = compact()
+    assert sum(t.nbytes for t in (item[name] for name in (*SEQUENCES, "seg"))) == 9 * 12 * 10 * 8
+    low, high = item["ranges"][1].tolist()
+    assert 20 <= low < high <= 40
 
 
 def test_a_training_case_has_truth_tumour_and_brain():
-    item = packed()
-    assert item["image"].shape == item["label"].shape == (3, *SHAPE)
-    truth, tumour, brain = item["label"].as_tensor()
+    item = PackCased(some("t1c"))(compact())
+    assert item["image"].shape == item["label"].shape == (3, 24, 22, 20)  # the brain's box and 6 voxels around it
+    truth, tumour, brain = item["label"].float()
     assert float(truth.max()) == pytest.approx(100 / 110, rel=0.1)
     assert int(tumour.sum()) == 8 and int(brain.sum()) == 960
-    assert not item["image"].as_tensor()[:, brain == 0].any()
-    assert not packed_without_seg()["label"][1].any()
+    assert not item["image"][:, brain == 0].any()
+    assert not PackCased(some("t1c"))(compact(seg=None))["label"][1].any()
 
 
-def packed_without_seg():
-    item = {name: MetaTensor(torch.rand(1, *SHAPE) + 1) for name in SEQUENCES}
-    return PackCased("t1c", some_landmarks("t1c"))({**item, "case": "one"})
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_a_kept_case_is_standardised_as_the_images_themselves(scale):
+    images = {name: torch.zeros(1, *SHAPE) for name in SEQUENCES}
+    for image in images.values():
+        image[:, 4:16, 3:13, 2:10] = scale * (1 + torch.rand(12, 10, 8)) ** 3
+    names = inputs_of("t1c")
+    expected, _, _ = scaled_inputs([images[name] for name in names], names, some("t1c"))
+    item = PackCased(some("t1c"))(CompactCased()({**images, "case": "one"}))
+    box = (slice(None), slice(4, 16), slice(3, 13), slice(2, 10))
+    torch.testing.assert_close(item["image"][:, 6:-6, 6:-6, 6:-6].float(), expected[box], atol=1e-3, rtol=0)
 
 
 def test_training_cases_that_cannot_work():
     with pytest.raises(InputError, match=r"unknown labels \[7.0\]"):
-        packed(seg=MetaTensor(torch.full((1, *SHAPE), 7.0)))
+        compact(seg=MetaTensor(torch.full((1, *SHAPE), 7.0)))
     elsewhere = torch.eye(4)
     elsewhere[0, 3] = 5
     with pytest.raises(InputError, match="lies on another grid"):
-        packed(seg=MetaTensor(torch.zeros(1, *SHAPE), affine=elsewhere))
+        compact(seg=MetaTensor(torch.zeros(1, *SHAPE), affine=elsewhere))
     with pytest.raises(InputError, match="different grids"):
-        packed(seg=MetaTensor(torch.zeros(1, 3, 3, 3)))
+        compact(seg=MetaTensor(torch.zeros(1, 3, 3, 3)))

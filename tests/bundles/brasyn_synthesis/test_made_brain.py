@@ -13,17 +13,16 @@ from monai.data import MetaTensor
 
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import SEQUENCES, weights_of
-from brasyn_synthesis_lib.landmarks import landmarks_path, read
 from brasyn_synthesis_lib.metrics import scores_of
 from brasyn_synthesis_lib.networks import Generator
-from brasyn_synthesis_lib.transforms import PackCased, RestoreStandardd
+from brasyn_synthesis_lib.standardisation import Standardisation
+from brasyn_synthesis_lib.transforms import CompactCased, PackCased, RestoreStandardd
 from common.inferers import ViewsInferer
 from common.sample_data.brain import make_brain_case
 from common.weights import load_into
 
 BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
 SEED = 77  # of a single brain; those that the weights were trained on come of a set's seed and a number
-SLAB = slice(72, 84)  # axial slices
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +39,11 @@ def slab():
         path = weights_of(str(BUNDLE / "models"), target)
         if not Path(path).is_file():
             pytest.skip("this checkout has no weights")
-        landmarks = read(landmarks_path(path), target)
-        item = PackCased(target, landmarks)({**brain, "case": "made"})
-        image, label = (item[key].as_tensor()[..., SLAB] for key in ("image", "label"))
-        return path, image, label, image * (item["scale"] / landmarks.scale)
+        standardisation = Standardisation.read(path, target)
+        item = PackCased(standardisation)(CompactCased()({**brain, "case": "made"}))
+        middle = slice(item["image"].shape[-1] // 2 - 6, item["image"].shape[-1] // 2 + 6)
+        image, label = (item[key][..., middle].float() for key in ("image", "label"))
+        return path, image, label, image * (item["scale"] / standardisation.scale)
 
     return give
 

@@ -149,7 +149,7 @@ def test_a_window_of_a_turned_part_is_cut_from_the_turned_slice(degrees):
 
 def test_a_sample_follows_from_seed_epoch_and_index_alone():
     volumes = [volume(i) for i in range(3)]
-    one, other = (RandomStacks(volumes, 12, 14, 30, seed=4) for _ in range(2))
+    one, other = (RandomStacks(volumes, 12, 30, pad=14, seed=4) for _ in range(2))
     for data in (one, other):
         data.set_epoch(2)
     forward = [one[i]["image"] for i in range(30)]
@@ -163,7 +163,7 @@ def test_a_sample_follows_from_seed_epoch_and_index_alone():
 
 def test_each_volume_gives_its_share():
     volumes = Counted(4)
-    data = RandomStacks(volumes, 16, 16, 42, turn=0)
+    data = RandomStacks(volumes, 16, 42, pad=16, turn=0)
     owners = [int(data[i]["label"].max() // 100) for i in range(42)]
     assert sorted(owners.count(n) for n in range(1, 5)) == [10, 10, 11, 11]
     assert owners[:10] != sorted(owners[:10])  # shuffled
@@ -172,7 +172,7 @@ def test_each_volume_gives_its_share():
 @pytest.mark.parametrize("resident", [1, 2, 3])
 def test_memory_is_bounded_and_each_volume_is_read_once(resident):
     volumes = Counted(6)
-    data = RandomStacks(volumes, 16, 16, 60, resident=resident)
+    data = RandomStacks(volumes, 16, 60, pad=16, resident=resident)
     for index in range(60):
         data[index]
         assert len(data._held) <= resident
