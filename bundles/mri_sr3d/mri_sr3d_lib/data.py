@@ -29,7 +29,7 @@ def parse_scales(scales: Any) -> list[tuple[float, float, float]]:
     """Scales from a key: a list of triples, or a single triple.
 
     Raises:
-        InputError: a scale is below 1 on an axis, or is 1 on all.
+        InputError: a scale is below 0.25 on an axis, or on no axis above 1.
     """
     plain = value(scales)
     if isinstance(plain, list | tuple) and plain and not isinstance(plain[0], list | tuple):
@@ -38,8 +38,8 @@ def parse_scales(scales: Any) -> list[tuple[float, float, float]]:
     if not parsed:
         raise InputError("scales needs at least one entry, such as [[2,2,2]]")
     for scale in parsed:
-        if min(scale) < 1 or max(scale) == 1:
-            raise InputError(f"scale {list(scale)}: factors are at least 1, and one of them above 1")
+        if min(scale) < 0.25 or max(scale) <= 1:
+            raise InputError(f"scale {list(scale)}: one factor must be above 1, and none below 0.25")
     return parsed
 
 

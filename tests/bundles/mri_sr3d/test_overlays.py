@@ -28,6 +28,7 @@ BASE = {
     "layers": 10, "filters": {64}, "sizes": {3}, "residual": True, "init": "he", "guides": 0, "scales": X2,
     "test_scales": X2, "optimizer": "Adam", "rate": 1e-4, "subjects": 10, "patch_size": 25, "patches": 3200,
 }  # fmt: skip
+CLINICAL = [0.8928, 0.8928, 6]
 FIGURES = {
     "srcnn3d": {"layers": 3, "filters": {64, 32}, "sizes": {9, 1, 5}, "residual": False},
     "fig2_sgd_gc": {"optimizer": "SGD", "rate": 0.1},
@@ -46,6 +47,7 @@ FIGURES = {
     "table2_transfer": {"layers": 20},
     "fig10_guided": {"guides": 1},
     "fig12_guided_depth": {"guides": 1, "layers": 20},
+    "fig15_clinical": {"layers": 20, "scales": [CLINICAL], "test_scales": [CLINICAL]},
 }
 
 
