@@ -142,6 +142,13 @@ class AdversarialTrainer(SupervisedTrainer):
         scaled = bool(amp) and half == torch.float16
         self.scalers = [torch.amp.GradScaler(kind, enabled=scaled) for _ in range(2)]
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the generator, by name."""
+        own = {"optimizer": self.optimizer, "discriminator": self.discriminator}
+        own |= {"discriminator_optimizer": self.discriminator_optimizer, "pool": self.pool}
+        return {name: part for name, part in own.items() if part is not None}
+
     def stage(self, epoch: int) -> str:
         """Who trains in an epoch (counted from 1): ``generator``, ``discriminator`` or ``both``."""
         if not self.adversarial_weight or epoch <= self.generator_warmup:

@@ -55,7 +55,8 @@ class Session:
         run_dir: the run's folder, of trainings and evaluations.
         trainer: of a training.
         average: average of the weights that is validated and kept, None for the weights themselves.
-        state: what a checkpoint holds besides the network, by name: optimizers, schedulers, a critic, ...
+        state: what a checkpoint holds besides the network and an adversarial trainer's own parts, by name: optimizers,
+            schedulers, ...
         scores: table of the evaluator's metrics.
         metrics: of the summary; the gain is given in the first.
         columns, draw: pictures of a validation, see ``common.handlers.Panels``; without columns there are none.
@@ -127,11 +128,11 @@ class Session:
         data = trainer.data_loader.dataset
         entries = {"train": _entries(data), "validate": _entries(self.evaluator.data_loader.dataset)}
         check_entries(**entries, keys=self.needed)
-        if hasattr(data, "check"):
-            data.check()
         source = self.start.load()
         self.best = BestWeights(folder, self.validated, lower=self.lower_is_better, last=self.keep == "last")
-        state = {"network": self.network, **self.state, "best": self.best}
+        state = {"network": self.network, **getattr(trainer, "parts", {}), **self.state, "best": self.best}
+        if hasattr(self.scores, "state_dict"):
+            state["scores"] = self.scores
         if self.average is not None:
             state["average"] = self.average
         tensorboard = tensorboard_folder(folder)
@@ -188,6 +189,8 @@ class Session:
 
     def _follow_training(self, name: str, trainer: Engine) -> None:
         data = trainer.data_loader.dataset
+        if hasattr(data, "check"):
+            data.check()
         if hasattr(data, "set_epoch"):
             EpochSamples(data).attach(trainer)
         EpochBar(name).attach(trainer)

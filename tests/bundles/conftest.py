@@ -26,14 +26,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "network_def::filters": 4,
         "network_def::filter_sizes": SIZES,
     },
-    "us_despeckle": {"network_def::channels": 4, "network_def::blocks": 1},
+    "us_despeckle": {},
     "brasyn_synthesis": {},
     "lesion_msgan": {},
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"sequence": "t1c", "test_scales": [[2, 2, 2]]},
     "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "train::trainer::critic_steps": 1},
-    "us_despeckle": {"discriminator_def::channels": [4, 8]},
+    "us_despeckle": {"brightness_weight": 1},
     "brasyn_synthesis": {"discriminator_width": 4},
     "lesion_msgan": {"sequence": "t1c"},
 }
@@ -49,7 +49,6 @@ EVALUATION: dict[str, dict[str, Any]] = {
 def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
     """Numbers of the shortest training: one epoch of a few batches at a learning rate."""
     patches = {"epochs": 1, "patches_per_volume": None, "patches": 8, "batch_size": 2, "patch_size": 12}
-    stage = {"epochs": 1, "samples": 8, "batch": 4, "rate": rate}
     return {
         "mri_sr3d": {
             **{**patches, "patch_size": 11, "learning_rate": rate, "fine_tuning_rate": rate},
@@ -60,12 +59,12 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{"fine_tuning_rate": rate, "val_volumes": 2, "val_crop": 16},
         },
         "us_despeckle": {
-            **{"crop": 32, "discriminator_crop": 24, "val_frames": 2, "val_crop": 48, "frozen_norm": True},
-            **{"network": {"channels": 4, "blocks": 1}, "brightness_weight": 1},
-            **{"identity": {**stage, "cosine": True}, "discriminator": stage},
-            "adversarial": {"epochs": 1, "iterations": 2, "buffer": 4},
-            "generator_step": {"steps": 2, "batch": 2, "rate": rate},
-            "discriminator_step": {"batch": 8, "rate": rate},
+            **{"network": {"channels": 4, "blocks": 1}, "patch_size": 32, "batch_size": 2, "learning_rate": rate},
+            **{"epochs": 1, "iterations": 2, "generator_steps": 2, "pool_size": 4, "val_frames": 2, "val_crop": 48},
+            **{"discriminator_patch_size": 24, "discriminator_batch_size": 8, "discriminator_learning_rate": rate},
+            **{"discriminator_channels": [4, 8], "identity_epochs": 1, "identity_samples": 8},
+            **{"identity_learning_rate": rate, "pretraining_epochs": 1, "pretraining_samples": 8},
+            **{"pretraining_batch_size": 4, "pretraining_learning_rate": rate},
         },
         "brasyn_synthesis": {
             **{"epochs": 1, "patches": 8, "batch_size": 2, "patch_size": 24, "learning_rate": rate},
@@ -140,6 +139,7 @@ def tiny(tiny_brains, probes, tmp_path_factory):
 
 FORMS = {  # of networks that are built as their weights tell
     "mri_sr3d": {"num_layers": 3, "filters": 4},
+    "us_despeckle": {"channels": 4, "blocks": 1},
     "brasyn_synthesis": {"width": 2, "depth": 3},
     "lesion_msgan": {"filters": 4, "blocks": 1, "middle_blocks": 1, "x2_head": True},
 }

@@ -17,10 +17,12 @@ from common.metrics import ssim_map
 from common.sample_data import sample_probes
 from common.weights import build, load_into
 from tools.rivals.us_despeckle import filters
-from us_despeckle_lib.data import HeldOutFrames, LoadFramesd, ProbeFrames, pooled_histogram, probe_entries
+from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.inferers import FrameInferer
 from us_despeckle_lib.metrics import KINDS, histogram, kl_divergence
 from us_despeckle_lib.networks import DRNN
+from us_despeckle_lib.reference import pooled_histogram
+from us_despeckle_lib.transforms import LoadFramesd
 
 from .compare import Comparison, check_counts, chosen_device, in_turn, report, seconds_text, timed
 

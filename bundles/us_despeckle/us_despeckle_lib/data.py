@@ -4,35 +4,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import CacheDataset, MetaTensor
-from monai.transforms import MapTransform
 
 from common.console import say
-from common.datasets import check_entries, read_split
+from common.datasets import read_split
 from common.inputs import InputError
-from common.sample_data import is_sample, sample_probes
+from common.sample_data import sample_probes
 from common.savers import stem_of
-from common.settings import optional, value
 
 from .frames import find_frames, read_frames
-from .metrics import histogram
-from .region import parse_box, ultrasound_region
 from .rois import find_rois, given_rois
 
 __all__ = [
     "HeldOutFrames",
-    "LoadFramesd",
     "ProbeFrames",
-    "check_frames",
     "inference_entries",
-    "pooled_histogram",
     "probe_entries",
     "sample_frame",
 ]
@@ -41,14 +33,14 @@ LAYOUT = "low/ with frames of the probe to improve and high/ with frames of the 
 
 
 def probe_entries(
-    dataset_dir: Any,
+    dataset_dir: str | None,
     val_fraction: float,
     seed: int,
     most: int | None = None,
     held_out: bool = True,
-    split: Any = None,
+    split: str | None = None,
 ) -> dict[str, list[dict[str, str]]]:
-    """Entries ``{"image": path}`` of the files in ``low/`` and ``high/``.
+    """Entries ``{"image": path, "subject": stem}`` of the files in ``low/`` and ``high/``.
 
     Args:
         dataset_dir: holds the two folders; None for the sample probes, which are made on first use.
@@ -66,18 +58,14 @@ def probe_entries(
     Raises:
         InputError: a folder missing or empty, the same file in both, or a split that does not fit.
     """
-    if not 0 < val_fraction < 1:
-        raise InputError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-    folder = optional(dataset_dir)
-    root = Path(folder or sample_probes()).expanduser()
+    root = Path(dataset_dir or sample_probes()).expanduser()
     low, high = (_side(root, name) for name in ("low", "high"))
     known = {_hash(path): path for path in high}
     for path in low:
         if _hash(path) in known:
             raise InputError(f"the same file as {known[_hash(path)]}; low/ and high/ need different probes", path)
-    if optional(split) is not None:
-        parts = _split_sides(low, high, optional(split), held_out)
-        return {name: [{"image": path} for path in paths] for name, paths in parts.items()}
+    if split is not None:
+        return _entries(_split_sides(low, high, split, held_out))
     order = np.random.default_rng(seed).permutation(len(low))
     count = min(max(1, round(val_fraction * len(low))), max(1, len(low) - 1))
     validate = [low[i] for i in sorted(order[:count])]
@@ -86,10 +74,13 @@ def probe_entries(
         if held_out:
             say("one file in low/ only: it both trains and validates, so the scores are those of known data")
         train = validate
-    if not held_out and folder is not None:
+    if not held_out and dataset_dir is not None:
         validate = low
-    parts = {"train": train, "validate": validate[:most], "reference": high}
-    return {name: [{"image": path} for path in paths] for name, paths in parts.items()}
+    return _entries({"train": train, "validate": validate[:most], "reference": high})
+
+
+def _entries(parts: dict[str, list[str]]) -> dict[str, list[dict[str, str]]]:
+    return {name: [{"image": path, "subject": stem_of(path)} for path in paths] for name, paths in parts.items()}
 
 
 def _split_sides(low: list[str], high: list[str], split: str, held_out: bool) -> dict[str, list[str]]:
@@ -104,20 +95,6 @@ def _split_sides(low: list[str], high: list[str], split: str, held_out: bool) ->
     }
 
 
-def check_frames(
-    train: Sequence[Mapping[str, Any]], validate: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
-) -> None:
-    """``common.datasets.check_entries``, and that own frames are not trained towards the sample's probe.
-
-    Raises:
-        InputError: something is missing, or the reference alone is sample data.
-    """
-    check_entries(train, validate)
-    path = train[0]["image"]
-    if is_sample(reference[0]["image"]) and not is_sample(path):
-        raise InputError("no reference probe for these frames: dataset_dir must name a folder with high/", path)
-
-
 def _side(root: Path, name: str) -> list[str]:
     if not (root / name).is_dir():
         raise InputError(f"has no folder {name}/; expected {LAYOUT}", root)
@@ -128,46 +105,14 @@ def _hash(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def inference_entries(dataset_dir: Any) -> list[dict[str, str]]:
-    """Entries ``{"image": path}`` of one file or of a folder's files; of a sample frame without ``dataset_dir``."""
-    return [{"image": path} for path in find_frames(optional(dataset_dir) or sample_frame())]
+def inference_entries(dataset_dir: str | None) -> dict[str, list]:
+    """Cases of one file or of a folder's files, of a sample frame without ``dataset_dir``: ``common.sharing.plan``."""
+    return {"entries": [{"image": path} for path in find_frames(dataset_dir or sample_frame())], "failures": []}
 
 
 def sample_frame() -> str:
     """Path of a sample frame of the low probe, made on first use."""
     return find_frames(sample_probes() / "low")[0]
-
-
-class LoadFramesd(MapTransform):
-    """Reads all frames of a file as float32 ``(N, H, W)`` grey levels in [0, 1], 0 outside the ultrasound region.
-
-    The image is a ``MetaTensor`` whose meta data hold "filename_or_obj" and "region", the region's mask ``(H, W)``.
-
-    Args:
-        keys: paths.
-        region: the region as ``[left, top, right, bottom]``; None to take it from DICOM or to find it.
-
-    Raises:
-        InputError: see ``read_frames`` and ``ultrasound_region``; a constant picture.
-    """
-
-    def __init__(self, keys: KeysCollection, region: Any = None) -> None:
-        super().__init__(keys)
-        self.region = parse_box(region)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        for key in self.key_iterator(out):
-            path = str(out[key])
-            frames = read_frames(path)
-            grey = frames.grey()
-            if np.ptp(grey) == 0:
-                raise InputError(f"constant image: every pixel is {frames.pixels.flat[0]}", path)
-            region = ultrasound_region(frames, self.region, path)
-            image = torch.from_numpy(np.where(region, grey, np.float32(0)))
-            meta = {"filename_or_obj": path, "region": torch.from_numpy(region.astype(np.uint8))}
-            out[key] = MetaTensor(image, meta=meta)
-        return out
 
 
 class ProbeFrames(CacheDataset):
@@ -180,15 +125,6 @@ class ProbeFrames(CacheDataset):
 
     def __init__(self, data: Sequence[Any], transform: Callable) -> None:
         super().__init__(data=data, transform=transform, num_workers=0, progress=False)
-
-
-def pooled_histogram(frames: Iterable[Mapping[str, Any]]) -> torch.Tensor:
-    """Counts ``(256,)`` of the grey levels of all frames inside their ultrasound regions."""
-    total = torch.zeros(256, dtype=torch.float64)
-    for item in frames:
-        image = item["image"]
-        total += histogram(image.as_tensor(), image.meta["region"].expand(image.shape))
-    return total
 
 
 class HeldOutFrames(CacheDataset):
@@ -212,14 +148,14 @@ class HeldOutFrames(CacheDataset):
         self,
         data: Sequence[Any],
         transform: Callable,
-        crop: Any = None,
+        crop: int | None = None,
         roi: Any = None,
         contrast_roi: Any = None,
         roi_mask: Any = None,
         progress: bool = False,
     ) -> None:
         super().__init__(data=data, transform=transform, num_workers=0, progress=progress)
-        self.crop = value(crop)
+        self.crop = crop
         self.rois = (roi, contrast_roi, roi_mask)
         self._items: dict[int, dict[str, Any]] = {}
 
@@ -248,9 +184,9 @@ class HeldOutFrames(CacheDataset):
         label = torch.stack([channels[0], channels[1], torch.from_numpy(rois), channels[2]])
         return {"image": channels[0][None].clone(), "label": label, "case": stem_of(path), "setting": "low"}
 
-    def pixels(self) -> int:
-        """Pixels that a network computes for all frames."""
-        return sum(self[i]["image"].numel() for i in range(len(self)))
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self)} frame(s)"
 
 
 def _clean_path(path: str) -> Path:

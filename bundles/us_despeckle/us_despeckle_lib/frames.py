@@ -53,6 +53,13 @@ class Frames:
         level = np.where(np.ptp(self.pixels, axis=-1) == 0, channels[..., 0], channels @ LUMINANCE)
         return level / self.top
 
+    def replaced(self, grey: np.ndarray, region: np.ndarray) -> np.ndarray:
+        """The pixels with new grey levels ``(N, H, W)`` in [0, 1] inside a region, boolean ``(H, W)``."""
+        levels = np.rint(np.clip(grey, 0, 1) * self.top).astype(self.pixels.dtype)
+        pixels = self.pixels.copy()
+        pixels[:, region] = levels[:, region] if pixels.ndim == 3 else levels[:, region][..., None]
+        return pixels
+
     def coloured(self) -> np.ndarray:
         """Boolean ``(N, H, W)``: pixels with a hue of their own, such as colour Doppler, marks and logos."""
         if self.pixels.ndim == 3:

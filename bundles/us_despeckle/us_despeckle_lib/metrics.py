@@ -28,7 +28,9 @@ __all__ = [
     "PatchScore",
     "cnr",
     "histogram",
+    "key_metric",
     "kl_divergence",
+    "patches_of",
     "speckle_metrics",
     "speckle_width",
     "ssnr",
@@ -86,6 +88,15 @@ def speckle_width(patch: np.ndarray, axis: int) -> float:
         return float(length)
     k = below[0]
     return float(2 * (k - 1 + (share[k - 1] - 0.5) / (share[k - 1] - share[k])))
+
+
+def patches_of(levels: np.ndarray, rois: np.ndarray) -> list[np.ndarray]:
+    """The boxes ``(h, w)`` of a label map's patches of tissue, see ``rois``, out of grey levels ``(H, W)``."""
+    boxes = []
+    for number in np.unique(rois[rois > 0]):
+        rows, columns = np.nonzero(rois == number)
+        boxes.append(levels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
+    return boxes
 
 
 class HistogramKL(CumulativeIterationMetric):
@@ -198,12 +209,7 @@ def _over_tissue(score: Callable[..., float], contrast: bool = False) -> Callabl
         other = levels[rois == CONTRAST]
         if contrast and not other.size:
             return float("nan")
-        numbers = [n for n in np.unique(rois) if n > 0]
-        scores = []
-        for number in numbers:
-            rows, columns = np.nonzero(rois == number)
-            patch = levels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-            scores.append(score(patch, other) if contrast else score(patch))
+        scores = [score(patch, other) if contrast else score(patch) for patch in patches_of(levels, rois)]
         return float(np.mean(scores)) if scores else float("nan")
 
     return whole
@@ -246,3 +252,9 @@ def speckle_metrics(reference: torch.Tensor, clean: bool = False) -> dict:
                 metric_fn=function, output_transform=from_engine([key, "label"])
             )
     return metrics
+
+
+def key_metric(reference: torch.Tensor, floor: float) -> dict:
+    """The metric that chooses a run's weights: ``kl_above_floor``, a ``FlooredKL`` of the same arguments."""
+    metric = FlooredKL(reference, floor)
+    return {"kl_above_floor": IgniteMetricHandler(metric, output_transform=from_engine(["pred", "label"]))}

@@ -133,7 +133,7 @@ class Discriminator(nn.Module):
     Args:
         channels: one pair of convolutions for each.
         gain: factor on the grey levels.
-        centred: take each crop's mean grey level away first, so that brightness is not judged. The paper does not, and
+        centred: take each patch's mean grey level away first, so that brightness is not judged. The paper does not, and
             then nothing in the game holds the brightness of tissue.
     """
 

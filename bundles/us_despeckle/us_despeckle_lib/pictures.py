@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -14,14 +12,12 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw
 
+from common.distributed import is_main_process
 from common.files import replacing
-from common.inputs import InputError
-from common.runs import is_main_process
-from common.settings import optional
 
 from .metrics import histogram
 
-__all__ = ["PooledHistograms", "draw_frames", "draw_histograms", "load_reference", "save_reference"]
+__all__ = ["PooledHistograms", "draw_frames", "draw_histograms"]
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 360, 16, 24, 40
 COLOURS = {"reference": (40, 90, 200), "input": (200, 60, 40), "result": (30, 140, 60)}
@@ -81,43 +77,6 @@ def draw_histograms(counts: Mapping[str, torch.Tensor], note: str = "") -> np.nd
         x = LEFT + level * (WIDTH - 2 * LEFT) / 255
         draw.text((x - 4, HEIGHT - BOTTOM + 4), f"{level / 255:.1f}", fill=(60, 60, 60))
     return np.asarray(canvas)
-
-
-def save_reference(counts: torch.Tensor, path: str | Path) -> None:
-    """Keeps a reference set's histogram beside the weights that were trained towards it."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps([int(n) for n in counts]) + "\n", encoding="utf-8")
-
-
-def load_reference(given: Any) -> torch.Tensor | None:
-    """Counts ``(256,)`` of a file made by ``save_reference`` or of a folder of the reference probe's frames.
-
-    The bundle's own file may be missing; None without one.
-
-    Raises:
-        InputError: no such file, or no histogram in it.
-    """
-    from .data import LoadFramesd, pooled_histogram  # data does not need pictures, but pictures of folders need data
-    from .frames import find_frames
-
-    name = optional(given)
-    if name is None:
-        return None
-    path = Path(name).expanduser()
-    if path.is_dir():
-        load = LoadFramesd("image")
-        return pooled_histogram(load({"image": file}) for file in find_frames(path))
-    if not path.is_file():
-        if path.parent.name == "models":
-            return None
-        raise InputError("no such file or folder", path)
-    try:
-        counts = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float64)
-    except (ValueError, TypeError) as error:
-        raise InputError("holds no histogram", path) from error
-    if counts.shape != (256,):
-        raise InputError("holds no histogram of 256 levels", path)
-    return counts
 
 
 class PooledHistograms:

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from PIL import Image, ImageSequence
 
 from common import provenance
 from common.headers import check_file
-from common.images import like_image
 from common.inputs import InputError
 from common.pictures import open_picture, orientation, turned
 from common.savers import ExpectedResults, SaveRestoredd, stem_of
@@ -25,9 +22,10 @@ from common.series import is_dicom
 from .deidentify import deidentified
 from .frames import Frames, read_frames
 from .metrics import histogram, kl_divergence
-from .pictures import draw_histograms, load_reference
+from .pictures import draw_histograms
+from .reference import load_reference
 
-__all__ = ["ComposeFramesd", "PlainPictured", "SaveFramesd", "write_like"]
+__all__ = ["SaveFramesd", "write_like"]
 
 ENDINGS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif"}
 HISTOGRAM = ".histogram.png"  # behind the result's whole file name: frame.png and frame.jpg have one each
@@ -57,7 +55,7 @@ def write_like(
             ``deidentified``.
     """
     frames = read_frames(source)
-    pixels = _replaced(frames, grey, region)
+    pixels = frames.replaced(grey, region)
     if deidentify:
         pixels[:, ~region] = 0
     if is_dicom(source):
@@ -89,14 +87,6 @@ def write_like(
         pages[0].save(target, kind, **options)
 
 
-def _replaced(frames: Frames, grey: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """A file's pixels with new grey levels inside a region."""
-    levels = np.rint(np.clip(grey, 0, 1) * frames.top).astype(frames.pixels.dtype)
-    pixels = frames.pixels.copy()
-    pixels[:, region] = levels[:, region] if pixels.ndim == 3 else levels[:, region][..., None]
-    return pixels
-
-
 def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames, deidentify: bool) -> None:
     import pydicom
 
@@ -122,29 +112,6 @@ def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames, 
     for _ in dataset.iterall():  # elements as yet undecoded would be written as they are, in whatever encoding that is
         pass
     dataset.save_as(target, enforce_file_format=True)
-
-
-class ComposeFramesd(MapTransform):
-    """Clips predictions to [0, 1] and to the ultrasound region; what lies outside is left to ``write_like``.
-
-    Args:
-        keys: predictions ``(N, H, W)``.
-        ref_key: the input, whose meta data hold the region.
-    """
-
-    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
-        super().__init__(keys)
-        self.ref_key = ref_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        image = out[self.ref_key]
-        region = torch.as_tensor(image.meta["region"]) > 0
-        for key in self.key_iterator(out):
-            pred = torch.as_tensor(out[key])
-            pred = pred.as_tensor() if hasattr(pred, "as_tensor") else pred
-            out[key] = like_image(pred.float().clamp(0, 1) * region.to(pred.device), image)
-        return out
 
 
 class SaveFramesd(SaveRestoredd):
@@ -228,22 +195,3 @@ class SaveFramesd(SaveRestoredd):
 
 def _region(image: Any) -> torch.Tensor:
     return torch.as_tensor(image.meta["region"]).cpu() > 0
-
-
-class PlainPictured(MapTransform):
-    """The first frame as integers ``(W, H)``, as MONAI Label's writer of PNG wants it; stands behind the saver.
-
-    8 or 16 bits and the pixels outside the ultrasound region are the source's, its colours as grey, since that writer
-    takes one channel alone.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        for key in self.key_iterator(out):
-            image = out[key]
-            frames = read_frames(str(image.meta["filename_or_obj"]))
-            region = torch.as_tensor(image.meta["region"]).cpu().numpy() > 0
-            frames.pixels = _replaced(frames, image.as_tensor().cpu().numpy(), region)
-            picture = np.rint(frames.grey()[0] * frames.top).astype(frames.pixels.dtype)
-            out[key] = MetaTensor(torch.from_numpy(picture.T), meta=image.meta)
-        return out

@@ -1,40 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three trainings one after the other, each alone on request, resumed in the one that was interrupted."""
+"""The two trainings before the adversarial one (Mishra et al. 2018, section II B)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.handlers import LrScheduleHandler
+from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
-from common.console import say
-from common.handlers import RunCheckpoint, StartingWeights
+from common.distributed import sampler
+from common.engine import Stage
+from common.engines import Trainer
 from common.inputs import InputError
-from common.runs import is_main_process
-from common.settings import boolean, names, optional
-from common.weights import bare, fits, load_checkpoint, load_flat
+from common.losses import CriterionGAN
+from common.sharing import batch_share
+from common.trainers import AdversarialTrainer
+from common.weights import bare, fits, load_checkpoint
 
-__all__ = ["FreezeNorm", "StageCheckpoint", "StagePlan", "reference_beside"]
+from .networks import Discriminator
+from .patches import UnpairedPatches
 
-NAMES = ("identity", "discriminator", "adversarial")
+__all__ = ["FreezeNorm", "build_discriminator", "discriminator_stage", "identity_stage"]
+
+Frames = Sequence[Mapping[str, Any]]
 
 
-class StageCheckpoint(RunCheckpoint):
-    """``last.pt`` of a run in stages: also says which stage it is of, and which the run has.
+def build_discriminator(channels: Sequence[int], centred: bool = False, weights: str | None = None) -> Discriminator:
+    """A discriminator, with the weights of an earlier run's where they are given.
 
     Args:
-        folder: the run's folder.
-        parts: see ``RunCheckpoint``.
-        stage: name of the stage.
-    """
+        channels, centred: see ``Discriminator``.
+        weights: a checkpoint with a "discriminator", such as ``last.pt``.
 
-    def __init__(self, folder: str | Path, parts: Mapping[str, Any], stage: str) -> None:
-        super().__init__(folder, parts)
-        self.facts = {"stage": stage, "plan": []}
+    Raises:
+        InputError: no such file, or no discriminator of this shape in it.
+    """
+    network = Discriminator(channels, centred=centred)
+    if weights is not None:
+        state = load_checkpoint(weights)
+        state = state.get("discriminator") if isinstance(state, Mapping) else None
+        if state is None or not fits(state, network):
+            raise InputError("holds no discriminator of this shape", weights)
+        network.load_state_dict(state)
+    return network
 
 
 class FreezeNorm:
@@ -48,8 +61,8 @@ class FreezeNorm:
         wanted: False leaves the statistics to each batch.
     """
 
-    def __init__(self, network: nn.Module, wanted: Any) -> None:
-        self.network, self.wanted = network, boolean(wanted)
+    def __init__(self, network: nn.Module, wanted: bool) -> None:
+        self.network, self.wanted = network, wanted
 
     def attach(self, engine: Engine) -> None:
         """Acts when the trainer starts."""
@@ -59,113 +72,101 @@ class FreezeNorm:
         bare(self.network).frozen = self.wanted
 
 
-class StagePlan:
-    """Chooses the stages of a run, brings back an interrupted one, and runs the first two.
+def _loader(patches: UnpairedPatches, batch_size: int, num_workers: int) -> DataLoader:
+    return DataLoader(patches, batch_size=batch_share(batch_size), sampler=sampler(patches), num_workers=num_workers)
+
+
+def identity_stage(
+    frames: Frames,
+    network: nn.Module,
+    discriminator: nn.Module,
+    epochs: int,
+    samples: int,
+    batch_size: int,
+    learning_rate: float,
+    cosine: bool,
+    patch_size: int,
+    seed: int = 0,
+    num_workers: int = 0,
+    **engine: Any,
+) -> Stage:
+    """Trains the generator to reproduce its input: L1 on random patches of the low probe (equation 1).
+
+    Left out where weights are given: it would undo them.
 
     Args:
-        trainers: engine of each stage, in order: identity, discriminator, adversarial.
-        checkpoints: of each stage.
-        start: the generator's starting weights.
-        discriminator: network that the second stage trains.
-        wanted: names of the stages; None for all, without identity where the generator starts from given weights,
-            which it would undo.
-        discriminator_weights: a checkpoint with a "discriminator" to start from.
-
-    Raises:
-        InputError: unknown stage.
+        frames: decoded frames of the low probe.
+        network: the generator.
+        discriminator: not trained, but kept in the checkpoint for the stages to come.
+        epochs, samples: epochs of so many patches.
+        batch_size: half of the patches per step; in the adversarial stage, the paper halved it.
+        learning_rate: of Adam.
+        cosine: the rate rises over the first 5 % of the steps and then falls to 0 as a cosine; else it stays, as in the
+            paper.
+        patch_size: edge of the patches in pixels.
+        seed: start of all randomness.
+        num_workers: of the loader.
+        engine: "device" and "amp" of ``common.engines.Trainer``.
     """
-
-    def __init__(
-        self,
-        trainers: Mapping[str, Engine],
-        checkpoints: Mapping[str, StageCheckpoint],
-        start: StartingWeights,
-        discriminator: nn.Module,
-        wanted: Any = None,
-        discriminator_weights: Any = None,
-    ) -> None:
-        self.trainers, self.checkpoints, self.start = trainers, checkpoints, start
-        self.discriminator, self.discriminator_weights = discriminator, optional(discriminator_weights)
-        self.wanted = names(wanted)
-        unknown = set(self.wanted) - set(NAMES)
-        if unknown:
-            raise InputError(f"stage {sorted(unknown)[0]!r} is unknown; choose from {', '.join(NAMES)}")
-        self.chosen: list[str] = []  # of the run
-        self.left: list[str] = []  # still to do
-
-    def begin(self, resume: Any) -> str:
-        """Loads starting weights, or what an interrupted run has saved; returns a line that says so.
-
-        Raises:
-            InputError: see ``StartingWeights`` and ``RunCheckpoint``; a run that is complete.
-        """
-        if boolean(resume):
-            return self._resume()
-        source = self.start.load()
-        self._load_discriminator()
-        known = not source.startswith("random")
-        self.chosen = [n for n in NAMES if n in self.wanted] or [n for n in NAMES if not (known and n == "identity")]
-        self.left = list(self.chosen)
-        self._tell()
-        return source
-
-    def _resume(self) -> str:
-        path = self.checkpoints[NAMES[-1]].path
-        state = load_checkpoint(path)
-        stage = state.get("stage") if isinstance(state, Mapping) else None
-        if stage not in self.checkpoints:
-            raise InputError(f"{path}: does not belong to this configuration")
-        self.chosen = list(state["plan"])
-        rest = self.chosen[self.chosen.index(stage) :]
-        done = state["epoch"] >= self.trainers[stage].state.max_epochs
-        self.checkpoints[stage].restore(state, complete=done and len(rest) > 1)
-        self.left = rest[1:] if done else rest
-        self._tell()
-        self.start.source = f"{path}, stage {stage}, epoch {state['epoch']}"
-        return self.start.source
-
-    def _tell(self) -> None:
-        for checkpoint in self.checkpoints.values():
-            checkpoint.facts["plan"] = list(self.chosen)
-
-    def _load_discriminator(self) -> None:
-        if self.discriminator_weights is None:
-            return
-        state = load_checkpoint(self.discriminator_weights)
-        state = state.get("discriminator") if isinstance(state, Mapping) else None
-        if state is None or not fits(state, self.discriminator):
-            raise InputError("holds no discriminator of this shape", self.discriminator_weights)
-        bare(self.discriminator).load_state_dict(state)
-
-    def run(self, stage: str) -> bool:
-        """Runs a stage if it is left to do; says what it does, or why it is skipped."""
-        if stage not in self.left:
-            reason = "done before the stop" if stage in self.chosen else self._reason(stage)
-            say(f"stage {stage}: skipped ({reason})")
-            return False
-        trainer = self.trainers[stage]
-        first = f", from epoch {trainer.state.epoch + 1}" if trainer.state.epoch else ""
-        say(f"stage {stage}: {trainer.state.max_epochs} epochs of {trainer.state.epoch_length} iterations{first}")
-        trainer.run()
-        return True
-
-    def _reason(self, stage: str) -> str:
-        if self.wanted:
-            return "not among the stages wanted"
-        return "the starting weights are trained, and it would undo them" if stage == "identity" else "not in this run"
+    patches = UnpairedPatches(frames, None, patch_size, samples, seed=seed, jitter=True)
+    loader = _loader(patches, 2 * batch_size, num_workers)
+    optimizer = torch.optim.Adam(network.parameters(), learning_rate)
+    state, handlers = {"network": network, "optimizer": optimizer, "discriminator": discriminator}, []
+    if cosine:
+        steps = epochs * len(loader)
+        state["schedule"] = WarmupCosineSchedule(optimizer, max(1, steps // 20), steps)
+        handlers = [LrScheduleHandler(state["schedule"], epoch_level=False, print_lr=False)]
+    trainer = Trainer(
+        max_epochs=epochs,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimizer,
+        loss_function=nn.L1Loss(),
+        train_handlers=handlers,
+        **engine,
+    )
+    return Stage(trainer, state, from_scratch_only=True)
 
 
-def reference_beside(best: Any, target: str | Path, source: Path) -> None:
-    """Keeps the reference histogram beside the bundle's weights where these are now the run's own.
+def discriminator_stage(
+    frames: Frames,
+    reference: Frames,
+    network: nn.Module,
+    discriminator: nn.Module,
+    epochs: int,
+    samples: int,
+    batch_size: int,
+    learning_rate: float,
+    patch_size: int,
+    frozen_norm: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+    **engine: Any,
+) -> Stage:
+    """Trains the discriminator alone to tell the reference probe from the generator's output (equation 2).
 
     Args:
-        best: the run's ``BestWeights``.
-        target: the bundle's weights.
-        source: the run's ``reference.json``.
+        frames, reference: decoded frames of the low and of the high probe.
+        network, discriminator: the generator, and what is trained.
+        epochs, samples, batch_size: epochs of so many patches, and patches per step; half of them are of each kind.
+        frozen_norm: see ``FreezeNorm``.
+        learning_rate, patch_size, seed, num_workers, engine: as for ``identity_stage``.
     """
-    target = Path(target)
-    if not is_main_process() or not target.is_file():
-        return
-    own, present = load_flat(best.path), load_flat(target)
-    if own.keys() == present.keys() and all(torch.equal(own[key], present[key]) for key in own):
-        target.with_name("reference.json").write_bytes(source.read_bytes())
+    patches = UnpairedPatches(frames, reference, patch_size, samples // 2, seed=seed, jitter=True)
+    optimizer = torch.optim.Adam(discriminator.parameters(), learning_rate)
+    trainer = AdversarialTrainer(
+        max_epochs=epochs,
+        train_data_loader=_loader(patches, batch_size // 2, num_workers),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.0),  # never stepped
+        loss_function=nn.L1Loss(),
+        discriminator=discriminator,
+        discriminator_optimizer=optimizer,
+        adversarial_loss=CriterionGAN("bce", factor=1.0),
+        discriminator_warmup=epochs,
+        paired=False,
+        seed=seed,
+        train_handlers=[FreezeNorm(network, frozen_norm)],
+        **engine,
+    )
+    return Stage(trainer, {"network": network, "discriminator": discriminator, "optimizer": optimizer})

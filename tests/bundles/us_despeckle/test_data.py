@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entries, crops, held-out frames."""
+"""Entries, patches, held-out frames."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
 from PIL import Image
-from torch.utils.data import SequentialSampler
 
 from common.inputs import InputError
 from common.sample_data import write_probe_frames
-from us_despeckle_lib.crops import StepBatches, UnpairedCrops
-from us_despeckle_lib.data import (
-    HeldOutFrames,
-    LoadFramesd,
-    ProbeFrames,
-    check_frames,
-    pooled_histogram,
-    probe_entries,
-)
-from us_despeckle_lib.pictures import draw_frames, draw_histograms, load_reference, save_reference
+from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
+from us_despeckle_lib.patches import StepBatches, StepPatches, UnpairedPatches
+from us_despeckle_lib.pictures import draw_frames, draw_histograms
+from us_despeckle_lib.reference import KeepReference, beside, load_reference, pooled_histogram
+from us_despeckle_lib.transforms import LoadFramesd
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +56,23 @@ def test_the_image_is_zero_outside_its_region(tmp_path):
 
 
 def test_windows_overlap_by_half_and_all_are_shown_before_one_repeats(frames):
-    crops = UnpairedCrops(frames["train"], frames["reference"], 48, 27, high_size=32)
-    assert len(crops.windows["image"]) == 3 * 9  # 0, 24, 48 each way in three frames
-    assert len(crops.windows["label"]) == 4 * 25
-    items = [crops[i] for i in range(27)]
+    patches = UnpairedPatches(frames["train"], frames["reference"], 48, 27, high_patch_size=32)
+    assert len(patches.windows["image"]) == 3 * 9  # 0, 24, 48 each way in three frames
+    assert len(patches.windows["label"]) == 4 * 25
+    items = [patches[i] for i in range(27)]
     assert all(item["image"].shape == (1, 48, 48) and item["label"].shape == (1, 32, 32) for item in items)
     assert len({item["image"].numpy().tobytes() for item in items}) == 27
-    crops.set_epoch(2)
-    again = {crops[i]["image"].numpy().tobytes() for i in range(27)}
+    patches.set_epoch(2)
+    again = {patches[i]["image"].numpy().tobytes() for i in range(27)}
     assert again == {item["image"].numpy().tobytes() for item in items}  # another order of the same
-    assert not torch.equal(crops[0]["image"], items[0]["image"])
+    assert not torch.equal(patches[0]["image"], items[0]["image"])
 
 
 def test_samples_depend_on_seed_epoch_and_index_alone(frames):
     def sample(epoch, index, seed=3):
-        crops = UnpairedCrops(frames["train"], None, 40, 50, seed=seed, jitter=True)
-        crops.set_epoch(epoch)
-        return crops[index]
+        patches = UnpairedPatches(frames["train"], None, 40, 50, seed=seed, jitter=True)
+        patches.set_epoch(epoch)
+        return patches[index]
 
     assert torch.equal(sample(4, 7)["image"], sample(4, 7)["image"])
     assert not torch.equal(sample(4, 7)["image"], sample(5, 7)["image"])
@@ -87,21 +83,22 @@ def test_samples_depend_on_seed_epoch_and_index_alone(frames):
         sample(1, 50)
 
 
-def test_crops_lie_in_the_ultrasound(tmp_path):
+def test_patches_lie_in_the_ultrasound(tmp_path):
     write_probe_frames(tmp_path, 1, 160, fan=True, progress=False)
     low = ProbeFrames([{"image": str(tmp_path / "low" / "frame-000.png")}], LoadFramesd("image"))
-    crops = UnpairedCrops(low, None, 32, 30)
-    assert all((crops[i]["image"] > 0).float().mean() > 0.7 for i in range(30))
+    patches = UnpairedPatches(low, None, 32, 30)
+    assert all((patches[i]["image"] > 0).float().mean() > 0.7 for i in range(30))
 
 
 def test_small_files_are_left_out_and_only_small_files_stop(frames, tmp_path, capsys):
     Image.fromarray(np.random.default_rng(0).integers(80, 200, (50, 60)).astype(np.uint8)).save(tmp_path / "s.png")
     small = LoadFramesd("image")({"image": str(tmp_path / "s.png")})
-    crops = UnpairedCrops([small, *frames["train"]], None, 64, 4)
-    assert "s.png: its ultrasound of 60 x 50 pixels holds no crop of 64 x 64" in capsys.readouterr().out
-    assert len(crops[0]["image"][0]) == 64
-    with pytest.raises(InputError, match="give a smaller crop_size"):
-        UnpairedCrops([small], None, 64, 4)
+    patches = UnpairedPatches([small, *frames["train"]], None, 64, 4)
+    patches.check()
+    assert "s.png: its ultrasound of 60 x 50 pixels holds no patch of 64 x 64" in capsys.readouterr().out
+    assert len(patches[0]["image"][0]) == 64
+    with pytest.raises(InputError, match="give a smaller patch_size"):
+        UnpairedPatches([small], None, 64, 4).check()
 
 
 def test_all_frames_of_a_loop_are_used(tmp_path):
@@ -109,16 +106,17 @@ def test_all_frames_of_a_loop_are_used(tmp_path):
     pages[0].putpixel((3, 3), 99)
     pages[0].save(tmp_path / "loop.tif", save_all=True, append_images=pages[1:])
     loop = [LoadFramesd("image")({"image": str(tmp_path / "loop.tif")})]
-    crops = UnpairedCrops(loop, None, 32, 12)
-    levels = {round(float(crops[i]["image"].median()) * 255) for i in range(12)}
+    patches = UnpairedPatches(loop, None, 32, 12)
+    levels = {round(float(patches[i]["image"].median()) * 255) for i in range(12)}
     assert levels == {60, 80, 100}
 
 
-def test_batches_of_a_step():
-    batches = StepBatches(SequentialSampler(range(25)), [4, 2, 2])
+def test_an_epoch_holds_the_batches_of_its_steps(frames):
+    patches = StepPatches(frames["train"], frames["reference"], 32, 2, 8, 2, iterations=3)
+    batches = StepBatches(patches)
     assert len(batches) == 9
     assert [len(batch) for batch in batches] == [4, 2, 2] * 3
-    assert [i for batch in batches for i in batch] == list(range(24))
+    assert [i for batch in batches for i in batch] == list(range(24)) == list(range(len(patches)))
 
 
 def test_held_out_frames_have_rois_and_the_clean_picture(frames, probes):
@@ -132,18 +130,17 @@ def test_held_out_frames_have_rois_and_the_clean_picture(frames, probes):
     assert held_out.has_clean
     clean = np.asarray(Image.open(probes / "truth" / f"{item['case']}.png"))[16:80, 16:80] / 255
     np.testing.assert_allclose(item["label"][3], clean, atol=1e-6)
-    assert held_out.pixels() == 64 * 64
     named = HeldOutFrames(frames["validate"].data, LoadFramesd("image"), roi="[20,20,40,40]")
     assert (named[0]["label"][2] == 1).sum() == 400
 
 
 def test_reference_is_kept_and_found_again(frames, probes, tmp_path):
     counts = pooled_histogram(frames["reference"])
-    save_reference(counts, tmp_path / "reference.json")
-    assert torch.equal(load_reference(tmp_path / "reference.json"), counts)
+    assert beside(tmp_path / "best.pt") is None
+    KeepReference(tmp_path, counts)(Engine(lambda *_: None))
+    assert torch.equal(load_reference(beside(tmp_path / "best.pt")), counts)
     assert torch.equal(load_reference(probes / "high"), counts)
     assert load_reference("null") is None
-    assert load_reference(tmp_path / "models" / "reference.json") is None
     for text in ("{", "[1, 2]"):
         (tmp_path / "bad.json").write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match="holds no histogram"):
@@ -166,11 +163,13 @@ def test_pictures_show_what_they_are_given():
     assert (panel[30, 20] == 64).all() and (panel[30, 230] == 128).all()
 
 
-def test_own_frames_are_not_trained_towards_the_sample_probe(probes, monkeypatch, tmp_path):
-    entries = probe_entries(probes, 0.3, 0)
-    check_frames(*entries.values())
+def test_own_frames_are_not_trained_towards_the_sample_probe(frames, monkeypatch, tmp_path):
+    own, sample = (MetaTensor(torch.rand(1, 40, 40) + 0.1, meta={"region": torch.ones(40, 40)}) for _ in range(2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sample = [{"image": str(tmp_path / "restoration-bundles" / "high" / "a.png")}]
-    check_frames(sample, sample, sample)
+    own.meta["filename_or_obj"] = str(tmp_path / "own" / "a.png")
+    sample.meta["filename_or_obj"] = str(tmp_path / "restoration-bundles" / "high" / "a.png")
+    low, high = [{"image": own}], [{"image": sample}]
+    UnpairedPatches(low, low, 32, 4).check()
+    UnpairedPatches(high, high, 32, 4).check()
     with pytest.raises(InputError, match="no reference probe for these frames"):
-        check_frames(entries["train"], entries["validate"], sample)
+        UnpairedPatches(low, high, 32, 4).check()

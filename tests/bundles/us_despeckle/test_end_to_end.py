@@ -12,25 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 import us_despeckle_lib
+from common.handlers import RunCheckpoint
 from common.sample_data import write_probe_frames
 from common.trainers import AdversarialTrainer
-from us_despeckle_lib.data import LoadFramesd
 from us_despeckle_lib.networks import DRNN
+from us_despeckle_lib.transforms import LoadFramesd
 
 BUNDLE = Path(us_despeckle_lib.__file__).parents[1]
 CONFIGS = BUNDLE / "configs"
-SMALL = {"discriminator_def::channels": [4, 8]}
 BUDGET = {
-    **{"crop": 32, "discriminator_crop": 24, "val_frames": 1, "val_crop": 48, "frozen_norm": True},
-    **{"network": {"channels": 4, "blocks": 1}, "brightness_weight": 1},
-    "identity": {"epochs": 2, "samples": 8, "batch": 4, "rate": 0.01, "cosine": True},
-    "discriminator": {"epochs": 2, "samples": 16, "batch": 4, "rate": 0.001},
-    "adversarial": {"epochs": 2, "iterations": 2, "buffer": 4},
-    "generator_step": {"steps": 2, "batch": 2, "rate": 0.001},
-    "discriminator_step": {"batch": 8, "rate": 0.001},
+    **{"network": {"channels": 4, "blocks": 1}, "patch_size": 32, "batch_size": 2, "learning_rate": 0.001},
+    **{"epochs": 2, "iterations": 2, "generator_steps": 2, "pool_size": 4, "val_frames": 1, "val_crop": 48},
+    **{"discriminator_patch_size": 24, "discriminator_batch_size": 8, "discriminator_learning_rate": 0.001},
+    **{"discriminator_channels": [4, 8], "identity_epochs": 2, "identity_samples": 8, "identity_learning_rate": 0.01},
+    **{"pretraining_epochs": 2, "pretraining_samples": 16, "pretraining_batch_size": 4},
+    "pretraining_learning_rate": 0.001,
 }
 
 
@@ -54,7 +54,7 @@ def train(probes, tmp_path, run):
     def start(*overlays, **keys):
         settings = {
             **{"dataset_dir": probes, "output_dir": tmp_path / "runs", "ckpt_dir": tmp_path / "models"},
-            **{"device": "cpu", "budgets": {"short": BUDGET}, "from_scratch": "weights" not in keys, **SMALL, **keys},
+            **{"device": "cpu", "budgets": {"short": BUDGET}, "from_scratch": "weights" not in keys, **keys},
         }
         return run("train", *overlays, **settings)
 
@@ -62,7 +62,7 @@ def train(probes, tmp_path, run):
 
 
 def test_three_stages_run_and_write_everything(train, tmp_path, capsys):
-    workflow = train()
+    workflow = train(promote=True)
     folder = tmp_path / "runs" / "short-1"
     names = ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "reference.json", "panels", "tensorboard")
     for name in names:
@@ -72,7 +72,7 @@ def test_three_stages_run_and_write_everything(train, tmp_path, capsys):
         assert f"stage {stage}: 2 epochs" in out
     for text in (
         "budget:",
-        "expected:",
+        "training: 2 files of the low probe, 3 of the high one, 16 patches per epoch",
         "validation 0: KL(y,x)",
         "weights moved by 0.00e+00",
         "summary: KL(y,x)",
@@ -144,42 +144,39 @@ def test_a_split_file_decides_for_both_probes(probes, tmp_path, train):
 def test_a_stage_alone(train, tmp_path, capsys, stage):
     train(stages=f"['{stage}']", run_name="alone")
     out = capsys.readouterr().out
-    assert out.count("skipped (not among the stages wanted)") == 2
+    assert out.count("skipped (not wanted)") == 2
     assert "summary: KL(y,x)" in out
     assert torch.load(tmp_path / "runs" / "alone" / "last.pt", weights_only=True)["stage"] == stage
     made = tmp_path / "runs" / "alone" / "last.pt"
-    keys = {"weights": made, "discriminator_weights": made, "train::trainer::max_epochs": 1}
+    keys = {"weights": made, "discriminator_weights": made, "epochs": 1}
     train(stages="adversarial", run_name="next", **keys)
     assert torch.load(tmp_path / "runs" / "next" / "last.pt", weights_only=True)["epoch"] == 1
 
 
 @pytest.mark.parametrize("stage", ["identity", "discriminator", "adversarial"])
-def test_a_run_interrupted_in_any_stage_ends_with_the_same_weights(train, tmp_path, stage):
-    train(run_name="straight", promote=False)
-    workflow_keys = {"run_name": "broken", "promote": False}
-    original = us_despeckle_lib.stages.StageCheckpoint.__call__
+def test_a_run_interrupted_in_any_stage_ends_with_the_same_weights(train, tmp_path, stage, monkeypatch):
+    train(run_name="straight")
+    original = RunCheckpoint.__call__
 
     def save_and_stop(self, engine):
         original(self, engine)
         if self.facts["stage"] == stage and engine.state.epoch == 1:
             raise RuntimeError
 
-    us_despeckle_lib.stages.StageCheckpoint.__call__ = save_and_stop
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoint, "__call__", save_and_stop)
         with pytest.raises(RuntimeError):
-            train(**workflow_keys)
-    finally:
-        us_despeckle_lib.stages.StageCheckpoint.__call__ = original
+            train(run_name="broken")
     broken = torch.load(tmp_path / "runs" / "broken" / "last.pt", weights_only=True)
     assert (broken["stage"], broken["epoch"]) == (stage, 1)
-    train(**workflow_keys, resume="true")
+    train(run_name="broken", resume="true")
     straight, resumed = (
         torch.load(tmp_path / "runs" / n / "last.pt", weights_only=True) for n in ("straight", "broken")
     )
     for part in ("network", "average", "discriminator"):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items()), part
     assert torch.equal(straight["pool"]["images"][0], resumed["pool"]["images"][0])
-    assert straight["log"]["scores"] == resumed["log"]["scores"]
+    assert straight["scores"]["pooled"] == resumed["scores"]["pooled"]
 
 
 def test_a_complete_run_is_not_resumed(train, line_of):
@@ -189,15 +186,41 @@ def test_a_complete_run_is_not_resumed(train, line_of):
     assert "complete with 2 epochs" in line_of(error)
 
 
-def test_shipped_weights_overlay_trains(train, tmp_path):
-    train("shipped_weights", **{**SMALL, "budgets": {"shipped": BUDGET}})
-    assert not (tmp_path / "models" / "model.pt").exists()
-    assert len((CONFIGS / "shipped_weights.json").read_text(encoding="utf-8").splitlines()) <= 40
+def test_the_shipped_weights_recipe_trains(train, tmp_path):
+    train("shipped_weights", budgets={"shipped": BUDGET})
+    state = torch.load(tmp_path / "runs" / "shipped-1" / "last.pt", weights_only=True)
+    assert state["plan"] == ["discriminator", "adversarial"]
+
+
+def test_the_papers_setting_has_none_of_our_additions(train):
+    workflow = train("paper/base", stages="identity")
+    get = workflow.parser.get_parsed_content
+    assert get("average").network is get("network")
+    assert get("loss").weights == {"l1": 0.5, "ms_ssim": 0.5, "brightness": 0}
+    assert "schedule" not in get("identity").state
+    assert not get("network").frozen and not get("validate::postprocessing").wanted
+    assert get("scores").floor == -1
+
+
+def test_the_record_repeats_the_run(train, tmp_path, probes):
+    """``config.json`` holds the merged configuration; only the folders of the machine are to be given again."""
+    train("paper/base", epochs=1, learning_rate=0.002, stages=["adversarial"], run_name="first")
+    record = tmp_path / "runs" / "first" / "config.json"
+    told = json.loads(record.read_text(encoding="utf-8"))
+    assert (told["ema"], told["learning_rate"], told["budget"]) == (0, 0.002, "short")
+    places = {"dataset_dir": str(probes), "output_dir": str(tmp_path / "again"), "ckpt_dir": str(tmp_path / "models")}
+    workflow = ConfigWorkflow(str(record), workflow_type="train", logging_file=False, run_name="second", **places)
+    workflow.initialize()
+    workflow.run()
+    first, second = (
+        torch.load(folder / "last.pt", weights_only=True) for folder in (record.parent, tmp_path / "again" / "second")
+    )
+    assert all(torch.equal(tensor, second["network"][key]) for key, tensor in first["network"].items())
 
 
 def test_evaluation_writes_table_histograms_and_pictures(probes, weights, tmp_path, capsys, run):
     keys = {"dataset_dir": probes, "output_dir": tmp_path, "weights": weights, "device": "cpu"}
-    run("train", "evaluate", **SMALL, **keys)  # the network is the one that the weights file holds
+    run("train", "evaluate", **keys)  # the network is the one that the weights file holds
     folder = tmp_path / "evaluation-1"
     table = (folder / "scores.md").read_text(encoding="utf-8")
     assert "mean ± sd of 3" in table
@@ -206,7 +229,7 @@ def test_evaluation_writes_table_histograms_and_pictures(probes, weights, tmp_pa
     assert Image.open(folder / "histograms.png").size == (640, 360)
     assert len(list((folder / "panels").glob("*.png"))) == 3
     out = capsys.readouterr().out
-    assert "pooled over all frames (256 bins" in out
+    assert "KL(y,x) of input" in out and out.rstrip().splitlines()[-1].startswith("table ")
     assert "reference probe" in out
 
 
@@ -277,8 +300,10 @@ def test_monai_label_gets_a_plain_picture(weights, probes):
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"crop_size": 100}, "holds no crop of 100 x 100, nor does any other file"),
-        ({"crop_size": 12}, "crop_size must be"),
+        ({"patch_size": 100}, "holds no patch of 100 x 100, nor does any other file"),
+        ({"patch_size": 12}, "patch_size must be"),
+        ({"discriminator_patch_size": 48}, "discriminator_patch_size must be at most the patch_size of 32"),
+        ({"discriminator_channels": "many"}, "discriminator_channels must be"),
         ({"structure_weight": -1}, "structure_weight must be"),
         ({"brightness_weight": -1}, "brightness_weight must be"),
         ({"ssim_floor": 2}, "ssim_floor must be"),
@@ -287,9 +312,9 @@ def test_monai_label_gets_a_plain_picture(weights, probes):
         ({"stages": "identities"}, "stage 'identities' is unknown"),
         ({"budget": "huge"}, "budget 'huge' is unknown"),
         ({"dataset_dir": "/nowhere"}, "has no folder low/"),
-        ({"roi": "[10,10,200,40]"}, "lies outside the picture of 96 x 96 pixels"),
-        ({"roi": "[10,10]"}, "roi must be [left, top, right, bottom]"),
         ({"region": "[0,0,97,40]"}, "lies outside the picture of 96 x 96 pixels"),
+        ({"region": "[10,10]"}, "region must be [left, top, right, bottom]"),
+        ({"crop_size": 48}, "there is no key crop_size"),
     ],
 )
 def test_input_that_cannot_work_is_named_in_one_line(train, keys, text, line_of):
@@ -310,22 +335,31 @@ def test_folders_that_cannot_work(train, probes, tmp_path, line_of):
         shutil.copy(probes / "high" / "frame-001.png", data / "low" / "renamed.png")
 
 
-def test_configurations_stay_readable():
-    assert len((CONFIGS / "train.json").read_text(encoding="utf-8").splitlines()) <= 420
-    for name in ("evaluate", "multi_gpu_train"):
-        assert len((CONFIGS / f"{name}.json").read_text(encoding="utf-8").splitlines()) <= 40
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"roi": "[10,10,200,40]"}, "lies outside the picture of 96 x 96 pixels"),
+        ({"roi": "[10,10]"}, "roi must be [left, top, right, bottom]"),
+        ({"contrast_roi": "[1,2,3]"}, "contrast_roi must be [left, top, right, bottom]"),
+    ],
+)
+def test_regions_that_cannot_be_are_named_in_one_line(probes, weights, tmp_path, run, line_of, keys, text):
+    with pytest.raises(Exception) as error:
+        run("train", "evaluate", dataset_dir=probes, output_dir=tmp_path, weights=weights, **keys)
+    assert text in line_of(error)
 
 
-def test_paper_budget_is_the_papers(train):
+def test_paper_budget_is_the_papers():
     budget = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["budgets"]["paper"]
-    assert (budget["crop"], budget["discriminator_crop"]) == (192, 128)
+    assert (budget["patch_size"], budget["discriminator_patch_size"]) == (192, 128)
     assert budget["network"] == {"channels": 64, "blocks": 6}
-    assert budget["brightness_weight"] == 0
-    assert budget["identity"] == {"epochs": 100, "samples": 12000, "batch": 16, "rate": 1e-4, "cosine": False}
-    assert budget["discriminator"] == {"epochs": 5, "samples": 4000, "batch": 80, "rate": 1e-6}
-    assert budget["adversarial"]["epochs"] * budget["adversarial"]["iterations"] == 500
-    assert budget["generator_step"] == {"steps": 20, "batch": 8, "rate": 1e-7}
-    assert budget["discriminator_step"] == {"batch": 40, "rate": 1e-6}
+    told = [budget[f"identity_{name}"] for name in ("epochs", "samples", "learning_rate")]
+    assert told == [100, 12000, 1e-4] and 2 * budget["batch_size"] == 16
+    told = [budget[f"pretraining_{name}"] for name in ("epochs", "samples", "batch_size", "learning_rate")]
+    assert told == [5, 4000, 80, 1e-6]
+    assert budget["epochs"] * budget["iterations"] == 500
+    assert (budget["generator_steps"], budget["learning_rate"]) == (20, 1e-7)
+    assert (budget["discriminator_batch_size"], budget["discriminator_learning_rate"]) == (40, 1e-6)
 
 
 def test_shipped_weights_fit():

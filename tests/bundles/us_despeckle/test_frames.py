@@ -12,7 +12,8 @@ from PIL import Image
 
 from common.inputs import InputError
 from us_despeckle_lib.frames import find_frames, read_frames
-from us_despeckle_lib.savers import PlainPictured, write_like
+from us_despeckle_lib.savers import write_like
+from us_despeckle_lib.transforms import PlainPictured
 
 
 def dicom(path, pixels, photometric="MONOCHROME2", bits=8, boxes=()):
