@@ -105,6 +105,7 @@ def test_two_processes_train(two, tiny, name):
     assert state["epoch"] == 1
     start = torch.load(tiny(name).models / "model.pt", weights_only=True)
     assert any(not torch.equal(state["network"][key], tensor) for key, tensor in start.items())
+    assert len(state.get("pool", {"images": [0, 0]})["images"]) == 2, "each process has its own"
     scored = [(row["epoch"], row["case"], row["setting"]) for row in rows(folder / "scores.csv")]
     assert {epoch for epoch, *_ in scored} == {"0", "1"}
     assert len(scored) == len(set(scored)) >= 4  # each of at least two held-out items once
