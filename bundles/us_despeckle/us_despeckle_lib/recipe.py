@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from common.engine import bundle_folder
 from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, number, path, whole
 from common.errors import InputError
 from common.settings import names, value
@@ -40,7 +40,7 @@ def _channels(given: Any) -> list[int] | None:
 
 
 RECIPE = Recipe(
-    Path(__file__).resolve().parents[1] / "configs",
+    bundle_folder(__file__) / "configs",
     path(
         "dataset_dir",
         "folder with `low/` and `high/`; inference: file or folder; null: sample probes, made on first use",
