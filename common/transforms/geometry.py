@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from common.inputs import InputError, root_cause
 from common.readers import LoadScan
 from common.transforms.intensity import ScaleIntensityRobustd
 
-__all__ = ["AddGuidesd", "coverage", "grid_affine", "middle_window", "spacing_of"]
+__all__ = ["AddGuidesd", "better_shift", "coverage", "grid_affine", "middle_window", "spacing_of"]
+
+logger = logging.getLogger(__name__)
 
 LEAST_COVERAGE = 0.5  # share of the target's field of view that a guide must show
 
@@ -89,6 +92,58 @@ def middle_window(mask: torch.Tensor, crop: Sequence[float] | None) -> list[slic
     return window
 
 
+def better_shift(
+    image: np.ndarray, guide: np.ndarray, spacing: Sequence[float], reach: float = 4.0
+) -> tuple[float, ...] | None:
+    """A small shift along one axis after which a guide tells more of an image; None where they lie well as they are.
+
+    Measured is the mutual information of both on a grid of about 2 mm, 32 grey levels each, inside the image's
+    foreground. Two sequences of one registered session have its maximum at no shift.
+
+    Args:
+        image, guide: ``(H, W, D)`` on one grid, background 0.
+        spacing: of the grid in mm.
+        reach: length of the shifts in mm.
+
+    Returns:
+        The shift of the guide per axis in mm, where it raises the mutual information by more than a tenth.
+
+    Example:
+        >>> brain = np.pad(np.random.default_rng(0).random((8, 8, 8)).repeat(3, 0).repeat(3, 1).repeat(3, 2) + 1, 6)
+        >>> better_shift(brain, 4 - brain * (brain > 0), (2, 2, 2)) is None
+        True
+        >>> better_shift(brain, np.roll(brain, 2, axis=1), (2, 2, 2))
+        (0.0, -4.0, 0.0)
+    """
+    strides = tuple(slice(None, None, max(1, round(2 / edge))) for edge in spacing)
+    image, guide = image[strides], guide[strides]
+    steps = [max(1, round(reach / (edge * part.step))) for edge, part in zip(spacing, strides, strict=True)]
+    foreground = image > 0
+    levels = (
+        np.digitize(image, np.quantile(image[foreground], np.linspace(0, 1, 33)[1:-1])) if foreground.any() else image
+    )
+    if min(image.shape) < 8 or np.ptp(levels) == 0 or np.ptp(guide) == 0:
+        return None
+    other = np.digitize(guide, np.quantile(guide, np.linspace(0, 1, 33)[1:-1]))
+    inner = tuple(slice(step, -step) for step in steps)  # what every shift leaves on the grid
+
+    def information(moved: np.ndarray) -> float:
+        counts = np.histogram2d(levels[inner][foreground[inner]], moved[inner][foreground[inner]], bins=32)[0]
+        joint = counts / max(counts.sum(), 1)
+        product = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+        return float((joint[joint > 0] * np.log(joint[joint > 0] / product[joint > 0])).sum())
+
+    as_given = information(other)
+    shifts = [(axis, sign * steps[axis]) for axis in range(3) for sign in (-1, 1)]
+    told = [information(np.roll(other, step, axis)) for axis, step in shifts]
+    if max(told) <= 1.1 * as_given + 1e-3:
+        return None
+    axis, step = shifts[int(np.argmax(told))]
+    found = [0.0, 0.0, 0.0]
+    found[axis] = float(step * spacing[axis] * strides[axis].step)
+    return tuple(found)
+
+
 class AddGuidesd(MapTransform):
     """Appends guide sequences as channels, brought onto the image's grid through the affines (linear).
 
@@ -150,5 +205,11 @@ class AddGuidesd(MapTransform):
                 f"shows {share:.0%} of the field of view of {source}: cannot be brought onto its grid", path
             )
         guide = ScaleIntensityRobustd("guide")({"guide": guide})["guide"]
-        moved = self.resample(guide, dst_affine=image.affine, spatial_size=image.shape[1:])
-        return as_tensor(moved).to(image.device, torch.float32)
+        moved = as_tensor(self.resample(guide, dst_affine=image.affine, spatial_size=image.shape[1:]))
+        shift = better_shift(as_tensor(image)[0].cpu().numpy(), moved[0].cpu().numpy(), spacing_of(image.affine))
+        if shift is not None:
+            logger.warning(
+                "%s: fits %s better when shifted by %s mm; register the two first, as docs/registration.md shows",
+                path, image.meta.get("filename_or_obj", "the image"), " x ".join(f"{mm:.1f}" for mm in shift),
+            )  # fmt: skip
+        return moved.to(image.device, torch.float32)

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from common.inputs import InputError
-from common.transforms.geometry import AddGuidesd, coverage, grid_affine, spacing_of
+from common.transforms.geometry import AddGuidesd, better_shift, coverage, grid_affine, spacing_of
 
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag([0.9, -1.1, 2.5]), [-40.0, 12.5, 7.25]
@@ -156,3 +156,49 @@ def test_a_guide_with_nan_or_time_points_is_refused(tmp_path, image):
     data[3, 3, 3] = np.nan
     broken = write(tmp_path / "a.nii.gz", None, np.eye(4), data)
     assert refused(image, 1, [broken]) == f"{broken}: the guide has NaN or infinite voxels"
+
+
+@pytest.fixture(scope="module")
+def session():
+    """Two sequences of a made brain, voxels of 2 mm, 72 mm edge length."""
+    where = np.stack(np.meshgrid(*[np.linspace(-1, 1, 36)] * 3, indexing="ij"))
+    radius = np.sqrt((where**2).sum(0))
+    folds = np.sin(9 * where[0]) * np.cos(8 * where[1]) + np.sin(10 * where[2])
+    tissue = np.where(radius > 0.85, 0, np.where(folds > 0.3, 3, np.where(folds > -0.5, 2, 1)))
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, *tissue.shape))
+    first, second = np.choose(tissue, [0, 0.3, 0.6, 1]), np.choose(tissue, [0, 1, 0.5, 0.4])
+    return (first + noise[0] * (tissue > 0)).clip(0), (second + noise[1] * (tissue > 0)).clip(0)
+
+
+def test_registered_sequences_lie_best_as_they_are(session):
+    first, second = session
+    assert better_shift(first, second, (2, 2, 2)) is None
+    assert better_shift(second, first, (2, 2, 2)) is None
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("voxels", [2, -3])
+def test_a_shifted_sequence_is_found_and_the_way_back_told(session, axis, voxels):
+    first, second = session
+    found = better_shift(first, np.roll(second, voxels, axis), (2, 2, 2))
+    assert found is not None and found[axis] == -np.sign(voxels) * 4
+    assert [found[other] for other in range(3) if other != axis] == [0, 0]
+
+
+def test_images_without_information_are_not_shifted():
+    constant = np.ones((16, 16, 16))
+    assert better_shift(constant, constant, (2, 2, 2)) is None
+    assert better_shift(np.zeros((16, 16, 16)), constant, (2, 2, 2)) is None
+    assert better_shift(constant[:4], constant[:4], (2, 2, 2)) is None
+
+
+def test_a_guide_that_is_not_registered_draws_a_warning(session, tmp_path, caplog):
+    first, second = session
+    affine = np.diag([2.0, 2, 2, 1])
+    image = MetaTensor(torch.as_tensor(first, dtype=torch.float32)[None], affine=torch.as_tensor(affine))
+    for name, moved in (("fits", 0), ("off", 6)):
+        affine[0, 3] = moved
+        nib.save(nib.Nifti1Image(second.astype(np.float32), affine), tmp_path / f"{name}.nii.gz")
+        AddGuidesd("image", guides=1)({"image": image, "guide": [str(tmp_path / f"{name}.nii.gz")]})
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "common.transforms.geometry"]
+    assert "off.nii.gz: fits" in line and "registration.md" in line
