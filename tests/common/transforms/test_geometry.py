@@ -195,7 +195,7 @@ def test_images_without_information_are_not_shifted():
 def test_a_guide_that_is_not_registered_draws_a_warning(session, tmp_path, caplog):
     first, second = session
     affine = np.diag([2.0, 2, 2, 1])
-    image = MetaTensor(torch.as_tensor(first, dtype=torch.float32)[None], affine=torch.as_tensor(affine))
+    image = MetaTensor(torch.as_tensor(first, dtype=torch.float32)[None], affine=torch.tensor(affine))
     for name, moved in (("fits", 0), ("off", 6)):
         affine[0, 3] = moved
         nib.save(nib.Nifti1Image(second.astype(np.float32), affine), tmp_path / f"{name}.nii.gz")
