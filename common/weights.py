@@ -53,13 +53,20 @@ def load_checkpoint(path: str | os.PathLike) -> Any:
 
 
 def load_flat(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The network's state dict in a file: flat, or under "network" or "model" in a larger checkpoint."""
+    """The network's state dict in a file: flat, or under "network" or "model" in a larger checkpoint.
+
+    Raises:
+        InputError: none there, or one with NaN or infinite numbers.
+    """
     state = load_checkpoint(path)
     for key in ("network", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no network's weights")
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinite numbers; weights of a training that diverged?")
     # weights may be stored in half precision; networks compute in float32
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 

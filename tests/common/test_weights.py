@@ -80,6 +80,15 @@ def test_missing_damaged_and_other_files_are_named(tmp_path):
         assert refused(load_flat, path) == f"{path}: holds no network's weights"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(tmp_path, value):
+    state = network().state_dict()
+    state["1.bias"][1] = value
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w.pt: 1.bias holds NaN or infinite numbers"):
+        load_into(network(), tmp_path / "w.pt")
+
+
 def test_weights_of_another_shape_are_refused_and_change_nothing(tmp_path):
     path = tmp_path / "model.pt"
     other = network()

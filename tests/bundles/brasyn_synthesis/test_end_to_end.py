@@ -98,6 +98,15 @@ def test_resumed_run_has_the_same_weights(train, tmp_path):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
 
 
+@pytest.mark.parametrize("memory_gb", [16, 1e-6])
+def test_workers_make_the_same_training(train, tmp_path, memory_gb):
+    for workers in (0, 2):
+        train(run_name=f"workers-{workers}", num_workers=workers, memory_gb=memory_gb, variants=1)
+    none, two = (torch.load(tmp_path / "runs" / f"workers-{n}" / "last.pt") for n in (0, 2))
+    for part in ("network", "discriminator", "average"):
+        assert all(torch.equal(tensor, two[part][key]) for key, tensor in none[part].items())
+
+
 def test_the_record_of_a_run_repeats_it(train, tmp_path, run):
     train("paper/base", "paper/table2_ssim", run_name="first", tumour_weight=0.4, keep="best")
     record = tmp_path / "runs" / "first" / "config.json"
