@@ -73,7 +73,8 @@ def paste(picture: torch.Tensor, patch: torch.Tensor, start: Sequence[int], ramp
 class RegionInferer(Inferer):
     """Applies a super-resolution network to the region that an image names, and interpolates the rest (bicubic).
 
-    The region stands in the image's meta data: start and stop per axis in the image's voxels, slices last. The network
+    The region stands in the image's meta data: start and stop per axis in the image's voxels, slices last; of an empty
+    one, all is interpolated. The network
     reads the region and ``halo`` pixels of context around it, cut at the image's border, and is shown slices one by
     one. The whole region is the network's; the blending into the interpolated picture lies outside of it.
 
@@ -88,7 +89,6 @@ class RegionInferer(Inferer):
         feather: width of the blending in output pixels, at most ``halo * factor``.
         batch_size: slices at a time, at most.
         memory_gb: memory for feature maps, in GiB; the least tile takes what it takes.
-        whole: give the whole picture; False gives the region alone.
         key: of the region in the meta data; an image without one is taken as the region as a whole.
 
     Raises:
@@ -102,7 +102,6 @@ class RegionInferer(Inferer):
         feather: int = 8,
         batch_size: int = 8,
         memory_gb: float = 4.0,
-        whole: bool = True,
         key: str = "region",
     ) -> None:
         super().__init__()
@@ -110,13 +109,10 @@ class RegionInferer(Inferer):
             raise ValueError(f"feather {feather} is wider than the context of {halo * factor} output pixels")
         self.factor, self.halo, self.feather = factor, halo, feather
         self.batch_size, self.memory_gb = batch_size, float(memory_gb)
-        self.whole, self.key = whole, key
+        self.key = key
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Prediction ``(B, 1, fH, fW[, D])`` of ``inputs`` ``(B, 1, H, W[, D])``, or its region alone.
-
-        With ``whole=False`` the regions of a batch have one size.
-        """
+        """Prediction ``(B, 1, fH, fW[, D])`` of ``inputs`` ``(B, 1, H, W[, D])``."""
         image = as_tensor(inputs)
         regions = self.regions(inputs)
         with torch.no_grad():
@@ -151,21 +147,15 @@ class RegionInferer(Inferer):
         # outside the feather the patch is context only
         keep, start, ramps = [], [], []
         for (begin, end), (low, _), n in zip(region[:2], read, slices.shape[2:], strict=True):
-            ramp = [min(self.feather, factor * begin), min(self.feather, factor * (n - end))] if self.whole else [0, 0]
+            ramp = [min(self.feather, factor * begin), min(self.feather, factor * (n - end))]
             start.append(factor * begin - ramp[0])
             keep.append(slice(start[-1] - factor * low, factor * end + ramp[1] - factor * low))
             ramps.append(ramp)
-        if self.whole:
-            made = self._enlarged(slices)
+        made = self._enlarged(slices)
+        if all(begin < end for begin, end in region):
             inside = made[first:last]
-        else:
-            made = inside = part.new_empty(len(part), 1, *(k.stop - k.start for k in keep), dtype=torch.float32)
-        for chosen, patch in self._patches(part, bare(network)):
-            patch = patch[..., keep[0], keep[1]]
-            if self.whole:
-                paste(inside[chosen], patch, start, ramps)
-            else:
-                inside[chosen] = patch
+            for chosen, patch in self._patches(part, bare(network)):
+                paste(inside[chosen], patch[..., keep[0], keep[1]], start, ramps)
         return made[0] if flat else made.movedim(0, -1)
 
     def _patches(self, part: torch.Tensor, network: nn.Module) -> Iterator[tuple[slice, torch.Tensor]]:

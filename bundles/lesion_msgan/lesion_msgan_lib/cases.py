@@ -30,7 +30,7 @@ LAYOUT = "NIfTI volumes or slices, DICOM series folders, PNG or JPEG pictures"
 PATTERNS = ("**/*.nii*", "**/*.png", "**/*.jpg", "**/*.jpeg", "**/*.bmp")
 SLAB = 8  # slices on both sides of the sample lesion's middle
 FACTOR = 4
-DETECTORS = ("mask", "any", "foreground")  # of a training
+DETECTORS = ("mask", "any", "network", "foreground")  # of a training
 
 
 def training_entries(
@@ -41,7 +41,8 @@ def training_entries(
     Args:
         dataset_dir, pattern, sequence: as for ``common.datasets.scan_entries``; of the sample brains T1c is taken.
         mask_name: takes the place of the sequence in the mask's name.
-        detector: ``mask`` asks for a mask beside every scan, ``any`` takes those that are there, ``foreground`` none.
+        detector: ``mask`` asks for a mask beside every scan, ``any`` and ``network`` take those that are there,
+            ``foreground`` none.
         split: as for ``common.datasets.split_entries``.
 
     Raises:
@@ -74,7 +75,7 @@ def _with_masks(
     if dataset_dir is None:
         sequence = sequence or "t1c"
     parts = find(dataset_dir, pattern, sequence, [mask_name] if detector == "mask" else [], **split)
-    if detector == "any":
+    if detector in ("any", "network"):
         for entry in itertools.chain(*parts.values()):
             with contextlib.suppress(InputError):
                 entry["guide"] = guide_paths(entry["image"], [mask_name], sequence)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from common.inputs import InputError
 from common.savers import stem_of
 from common.transforms.intensity import foreground_mask
 
-from .degradation import RandDownsample
+from .degradation import WAYS, RandDownsample
+from .detection import region_around
 from .networks import interpolate
-from .regions import bounding_box, crop_corner_range, cut, foreground_region, square_region
+from .regions import Sides, bounding_box, crop_corner_range, cut, foreground_region, square_region
 from .slices import downsample, foreground, statistics, whole_pixels
-from .transforms import AXIS, MEAN, REGION, SPREAD
+from .transforms import AXIS, MEAN, REGION, SCORED, SPREAD
 
 __all__ = ["LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of"]
 
@@ -48,8 +48,13 @@ def lesion_slices(volume: torch.Tensor, source: str, quiet: bool = False) -> tup
         return found, True
     if not quiet:
         say(f"{source}: no lesion in its mask; the foreground's box is the region")
+    return _shown(image), False
+
+
+def _shown(image: torch.Tensor) -> list[int]:
+    """Slices of a volume ``(H, W, D)`` with a fair amount of foreground."""
     shares = foreground_mask(image).sum(dim=(0, 1))
-    return torch.nonzero(shares >= LEAST_SHARE * shares.max()).flatten().tolist(), False
+    return torch.nonzero(shares >= LEAST_SHARE * shares.max()).flatten().tolist()
 
 
 def region_of(truth: torch.Tensor, mask: torch.Tensor, lesion: bool) -> tuple:
@@ -60,15 +65,28 @@ def region_of(truth: torch.Tensor, mask: torch.Tensor, lesion: bool) -> tuple:
 
 
 class LesionVolumes(Dataset):
-    """Slices of volumes in memory, ``(2, H, W, D)`` each."""
+    """Slices of volumes in memory, ``(2, H, W, D)`` each.
+
+    Args:
+        volumes: dataset of ``{"image": (2, H, W, D)}``, see ``AddMaskd``.
+        detector: without it, or with ``mask``, one line tells of a volume without lesion.
+    """
 
     def __init__(self, volumes: Dataset, detector: str = "mask") -> None:
         self.volumes = volumes
-        quiet = detector in ("foreground", "any")
+        quiet = detector != "mask"
         self.known: list[tuple[list[int], bool]] = []
         for number in range(len(volumes)):
             item = volumes[number]
             self.known.append(lesion_slices(item["image"], _source(item, number), quiet))
+
+    def find(self, number: int, finder: Callable[[torch.Tensor], torch.Tensor], way: str = "bicubic") -> torch.Tensor:
+        """The mask ``(h, w, d)`` of what a detector finds in a volume's low resolution, made in a way."""
+        depth = self.volumes[number]["image"].shape[-1]
+        low = [WAYS[way](self.slice(number, place)[0]) for place in range(depth)]
+        levels = [statistics(one) for one in low]
+        standardised = [(one - mean) / spread for one, (mean, spread) in zip(low, levels, strict=True)]
+        return finder(torch.stack(standardised, dim=-1))
 
     def slice(self, number: int, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and mask ``(H, W)`` of a slice, in whole low-resolution pixels."""
@@ -90,12 +108,14 @@ class LesionCrops(LesionVolumes):
         volumes: dataset of ``{"image": (2, H, W, D)}``, see ``AddMaskd``.
         patches: samples per epoch; None for as many as there are slices.
         patch_size: edge of the crop in high-resolution pixels, a multiple of 4.
-        detector: ``mask`` or ``any`` for lesions where there are some, ``foreground`` for none.
+        detector: ``mask`` or ``any`` for lesions where there are some, ``network`` for those that the ``finder`` sees,
+            ``foreground`` for none.
         seed: start of all randomness.
         orient: also flip and transpose crops at random (an addition to the paper).
         ways: of down-sampling, of which one is drawn per sample, see ``degradation.RandDownsample``.
         zoom: a slice is first resampled to a grid up to this many times as coarse or as fine, in half of the samples:
             scans that were resampled before are smoother than native ones. 1 for none; an addition to the paper.
+        finder: the detector, see ``detection.LesionFinder``.
 
     Raises:
         InputError: a slice smaller than a crop, or a crop that is no multiple of 4.
@@ -111,8 +131,17 @@ class LesionCrops(LesionVolumes):
         orient: bool = True,
         ways: Any = "bicubic",
         zoom: float = 1.0,
+        finder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__(volumes, detector)
+        self.found: list[torch.Tensor] = []
+        if detector == "network":
+            self.found = [self.find(number, finder) for number in range(len(volumes))]
+            for number, mask in enumerate(self.found):
+                seen = torch.nonzero(mask.any(dim=0).any(dim=0)).flatten().tolist()
+                self.known[number] = (
+                    (seen, True) if seen else (_shown(torch.as_tensor(volumes[number]["image"])[0]), False)
+                )
         self.downsample, self.zoom = RandDownsample(ways), float(zoom)
         if patch_size < FACTOR or patch_size % FACTOR:
             raise InputError(f"patch_size must be a multiple of {FACTOR}, got {patch_size}")
@@ -144,7 +173,10 @@ class LesionCrops(LesionVolumes):
         number = int(self._order[1][index]) % len(self.volumes)
         random = np.random.default_rng([self.seed, self.epoch, index])
         places, lesion = self.known[number]
-        truth, mask = self.slice(number, places[random.integers(len(places))])
+        place = places[random.integers(len(places))]
+        truth, mask = self.slice(number, place)
+        if self.found:
+            mask = self.found[number][..., place].repeat_interleave(FACTOR, 0).repeat_interleave(FACTOR, 1)
         if self.zoom > 1 and random.random() < 0.5:
             least = self.patch_size / min(truth.shape)  # what is left must hold a crop
             truth, mask = _zoomed(truth, mask, max(least, self.zoom ** random.uniform(-1, 1)))
@@ -183,9 +215,12 @@ class LesionSlices(LesionVolumes):
         data: entries, or volumes ``{"image": (2, H, W, D)}`` that are loaded already.
         transform: loads an entry.
         slices: per volume, spread evenly over those with lesion; None for all.
-        detector: ``mask``, ``any`` or ``foreground``.
+        detector: ``mask``, ``any`` or ``foreground``; with ``network`` that region is super-resolved which the
+            ``finder`` finds in the low resolution of the volume, as in inference, and the lesion's own is scored: both steps are
+            judged together.
         ways: of down-sampling, see ``degradation.RandDownsample``.
         others: further methods, called with the low-resolution image ``(1, 1, h, w)``, its key their name.
+        finder: the detector, see ``detection.LesionFinder``.
     """
 
     def __init__(
@@ -196,8 +231,11 @@ class LesionSlices(LesionVolumes):
         detector: str = "mask",
         ways: Any = "bicubic",
         others: Mapping[str, Any] | None = None,
+        finder: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.data = data
+        self.finder = finder if detector == "network" else None
+        self._found: dict[tuple[int, str], torch.Tensor] = {}
         volumes = data if transform is None else CacheDataset(data, transform, num_workers=0, progress=False)
         super().__init__(volumes, detector)
         self.downsample = RandDownsample(ways)
@@ -216,7 +254,9 @@ class LesionSlices(LesionVolumes):
         low = self.downsample(truth, way)
         mean, spread = statistics(low)
         region = region_of(truth, mask, self.known[number][1])
-        meta = {AXIS: -1, MEAN: torch.tensor([mean]), SPREAD: torch.tensor([spread]), REGION: torch.tensor(region)}
+        seen = region if self.finder is None else self._seen(number, place, way)
+        meta = {AXIS: -1, MEAN: torch.tensor([mean]), SPREAD: torch.tensor([spread])}
+        meta |= {REGION: torch.tensor(seen), SCORED: torch.tensor(region)}
         image = MetaTensor(((low - mean) / spread)[None], meta=meta)
         item = {"image": image, "label": cut(truth, region, FACTOR)[None].clone()}
         item["bicubic"] = cut(interpolate(low[None, None]), region, FACTOR)[0].clone()
@@ -224,6 +264,15 @@ class LesionSlices(LesionVolumes):
             item[name] = cut(method(image.as_tensor()[None]), region, FACTOR)[0].cpu() * spread + mean
         volume = self.names[number] + (f"-{way}" if len(self.downsample.ways) > 1 else "")
         return {**item, "case": f"{volume}_{place}", "setting": f"x4 {way}"}
+
+    def _seen(self, number: int, place: int, way: str) -> Sides:
+        """What inference would super-resolve of a slice; an empty region where the detector saw nothing there."""
+        if (number, way) not in self._found:
+            self._found[number, way] = self.find(number, self.finder, way)
+        region = region_around(self._found[number, way])
+        if region is None:
+            return foreground_region(WAYS[way](self.slice(number, place)[0]))
+        return region[:2] if region[2][0] <= place < region[2][1] else ((0, 0), (0, 0))
 
     def _way(self, index: int) -> str:
         return self.downsample.ways[index % len(self.downsample.ways)]
@@ -244,15 +293,9 @@ def _names(sources: Sequence[str]) -> list[str]:
     """Names of volumes without folders; with their folder's name, or a number, where files are called alike."""
     stems = [stem_of(source) for source in sources]
     longer = [f"{Path(source).parent.name}_{stem}" for source, stem in zip(sources, stems, strict=True)]
-    for names in (stems, longer):
-        if len(set(names)) == len(names):
-            return names
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in longer:
-        seen[name] += 1
-        numbered.append(f"{name}_{seen[name]}")
-    return numbered
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{n}_{longer[: i + 1].count(n)}" if longer.count(n) > 1 else n for i, n in enumerate(longer)]
 
 
 def _spread(count: int, wanted: int | None) -> Sequence[int]:

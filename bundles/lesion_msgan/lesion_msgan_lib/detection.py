@@ -22,10 +22,10 @@ from common.inputs import InputError
 from common.weights import build, load_into
 
 from .masks import load_mask, mask_paths, place_of
-from .regions import FACTOR, MARGIN, MINIMUM, bounding_box, foreground_region, square_region
+from .regions import FACTOR, MARGIN, MINIMUM, Sides, bounding_box, foreground_region, square_region
 from .transforms import AXIS, MEAN, REGION, SPREAD
 
-__all__ = ["FROM", "FindRegiond", "LesionDetector", "detect"]
+__all__ = ["FROM", "FindRegiond", "LesionDetector", "LesionFinder", "detect", "region_around"]
 
 WAYS = ("mask", "network", "foreground")
 STEP = 16  # four halvings of the U-Net
@@ -100,6 +100,53 @@ def detect(network: nn.Module, slices: torch.Tensor, memory_gb: float = 4.0) -> 
     return mask[..., 0] if flat else mask
 
 
+class LesionFinder:
+    """The detector with its weights, which are loaded, and decide on the network, at first use.
+
+    Args:
+        weights: of the detector's network.
+        device: where it runs.
+        memory_gb: see ``detect``.
+        network: a network that gives a logit per pixel, to be taken as it is; None for that of the weights.
+    """
+
+    def __init__(
+        self, weights: str | None, device: Any = "cpu", memory_gb: float = 4.0, network: nn.Module | None = None
+    ) -> None:
+        self.weights, self.device, self.memory_gb = weights, device, float(memory_gb)
+        self._network = network
+
+    @property
+    def available(self) -> bool:
+        """Whether the weights are there."""
+        return bool(self.weights) and os.path.isfile(self.weights)
+
+    def __call__(self, slices: torch.Tensor) -> torch.Tensor:
+        """Lesion mask of standardised low-resolution slices, see ``detect``.
+
+        Raises:
+            InputError: no weights, or those of something else.
+        """
+        if not self.available:
+            raise InputError(f"detector is network, but {self.weights} is not there; see train_detector.json")
+        if self._network is None:
+            network = load_into(build(LesionDetector, self.weights, {}), self.weights)
+            self._network = network.to(self.device).eval()
+        return detect(self._network, slices, self.memory_gb)
+
+
+def region_around(mask: torch.Tensor, margin: int = MARGIN, minimum: int = MINIMUM) -> Sides | None:
+    """The square region of a low-resolution mask ``(h, w[, d])``; None where it is empty.
+
+    Of a volume also start and stop of the slices that show the lesion. Arguments as for ``square_region``.
+    """
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    inner = [(start * FACTOR, stop * FACTOR) for start, stop in box[:2]]
+    return (*square_region(inner, mask.shape[:2], margin, minimum), *box[2:])
+
+
 class FindRegiond(MapTransform):
     """Writes the square region around the lesion of a standardised scan into its meta data.
 
@@ -137,9 +184,8 @@ class FindRegiond(MapTransform):
         self.detector = detector
         if self.detector is not None and self.detector not in WAYS:
             raise InputError(f"detector must be one of {', '.join(WAYS)}, got {detector!r}")
-        self.weights, self.device, self.guide_key = weights, device, guide_key
-        self.margin, self.minimum, self.memory_gb = int(margin), int(minimum), float(memory_gb)
-        self._network = network
+        self.finder, self.guide_key = LesionFinder(weights, device, memory_gb, network), guide_key
+        self.margin, self.minimum = int(margin), int(minimum)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -153,18 +199,15 @@ class FindRegiond(MapTransform):
             if way == "mask":
                 mask = self._given(guides[0], image)
             elif way == "network":
-                mask = detect(self._loaded(), low, self.memory_gb)
-            box = None if mask is None else bounding_box(mask)
-            if box is None:
+                mask = self.finder(low)
+            region = None if mask is None else region_around(mask, self.margin, self.minimum)
+            if region is None:
                 # of the scan's own values: standardised, a blank slice is brighter than the background beside a brain
                 mean, spread = (torch.as_tensor(image.meta[name]).to(low) for name in (MEAN, SPREAD))
                 region = foreground_region(low * spread + mean)
                 if way != "foreground":
                     say(f"{source}: no lesion found by {way}; the foreground's box is taken instead")
                     way = f"foreground, no lesion found by {way}"
-            else:
-                inner = [(start * FACTOR, stop * FACTOR) for start, stop in box[:2]]
-                region = (*square_region(inner, low.shape[:2], self.margin, self.minimum), *box[2:])
             if any((stop - start) * FACTOR < self.minimum for start, stop in region[:2]):
                 say(f"{source}: the image is smaller than the least region of {self.minimum} pixels and is taken whole")
             marked = like_image(image, image)
@@ -175,13 +218,11 @@ class FindRegiond(MapTransform):
     def _way(self, guides: Any, source: str) -> str:
         if self.detector == "mask" and not guides:
             raise InputError("detector is mask, but no mask is given; add --mask FILE_OR_NAME", source)
-        if self.detector == "network" and not (self.weights and os.path.isfile(self.weights)):
-            raise InputError(f"detector is network, but {self.weights} is not there; see train_detector.json")
         if self.detector:
             return self.detector
         if guides:
             return "mask"
-        return "network" if self.weights and os.path.isfile(self.weights) else "foreground"
+        return "network" if self.finder.available else "foreground"
 
     def _given(self, path: str, image: torch.Tensor) -> torch.Tensor:
         axis = int(np.asarray(image.meta[AXIS]))
@@ -189,9 +230,3 @@ class FindRegiond(MapTransform):
         if axis < 0:
             return load_mask(path, low.shape, place_of(image), factor=FACTOR)
         return load_mask(path, low.movedim(-1, axis).shape, place_of(image), axis, FACTOR).movedim(axis, -1)
-
-    def _loaded(self) -> nn.Module:
-        if self._network is None:
-            network = load_into(build(LesionDetector, self.weights, {}), self.weights)
-            self._network = network.to(self.device).eval()
-        return self._network

@@ -62,11 +62,11 @@ RECIPE = Recipe(
     path("mask", "inference: lesion mask of the image, as a file, or as its name beside the image (`seg`)"),
     pick(
         "detector",
-        "training: `mask`, `any` (the mask where there is one, else random crops of the foreground), `foreground`; "
-        "inference: `mask`, `network`, `foreground`, null for the first of these that can be",
+        "where the lesion is: `mask`, `network`, `foreground`; training: also `any`, the mask where there is one, else "
+        "random crops of the foreground; inference: null for the first of them that can be",
         (None, "mask", "any", "network", "foreground"),
     ),
-    path("detector_weights", "inference: weights of the detector's network"),
+    path("detector_weights", "weights of the detector's network"),
     pick("axis", "how a volume is sliced: a plane, or 0, 1, 2 for the array's axes", (*PLANES, 0, 1, 2)),
     whole("margin", "inference: low-resolution pixels around the lesion", 0),
     Key("degradation", "simulated low resolution: `bicubic`, `block`, `kspace`, or a list of them", ways_of, text=True),

@@ -32,7 +32,8 @@ __all__ = [
 ]
 
 FACTOR = 4
-AXIS, MEAN, SPREAD, REGION = "slice_axis", "slice_mean", "slice_std", "region"  # keys in an image's meta data
+# keys in an image's meta data
+AXIS, MEAN, SPREAD, REGION, SCORED = "slice_axis", "slice_mean", "slice_std", "region", "scored_region"
 
 
 def in_own_order(values: Sequence[Any], axis: int) -> list[Any]:
@@ -158,11 +159,11 @@ class RestoreSlicesd(MapTransform):
 
 
 class RestoreRegiond(MapTransform):
-    """Brings the region of a picture, as ``RegionInferer(whole=False)`` gives it, back to the units of its scan.
+    """Cuts a picture to the region that is scored, and brings it back to the units of its scan.
 
     Args:
-        keys: predictions ``(1, H, W)`` in the units of the standardised ``ref_key``.
-        ref_key: the standardised picture.
+        keys: predictions ``(1, 4h, 4w)`` in the units of the standardised ``ref_key``.
+        ref_key: the standardised picture ``(1, h, w)`` with that region in its meta data.
     """
 
     def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
@@ -173,7 +174,8 @@ class RestoreRegiond(MapTransform):
         out = dict(data)
         mean, spread = (float(torch.as_tensor(out[self.ref_key].meta[name])) for name in (MEAN, SPREAD))
         for key in self.key_iterator(out):
-            out[key] = torch.as_tensor(out[key]).as_subclass(torch.Tensor) * spread + mean
+            region = torch.as_tensor(out[self.ref_key].meta[SCORED]).tolist()
+            out[key] = cut(torch.as_tensor(out[key]).as_subclass(torch.Tensor), region, FACTOR) * spread + mean
         return out
 
 

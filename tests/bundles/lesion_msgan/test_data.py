@@ -118,11 +118,66 @@ def test_validation_items(volumes):
     assert len(LesionSlices(volumes)) == 6
 
 
+class Spot:
+    """Finds a lesion where it is told, in low-resolution pixels; counts how often it is asked."""
+
+    def __init__(self, *places):
+        self.places, self.asked = places, 0
+
+    def __call__(self, slices):
+        self.asked += 1
+        assert abs(float(slices[3:12, 3:12].mean())) < 1  # standardised: the brain has 500
+        mask = torch.zeros(slices.shape, dtype=torch.bool)
+        if self.places:
+            mask[tuple(slice(*place) for place in self.places)] = True
+        return mask
+
+
+def test_crops_lie_where_the_detector_finds_a_lesion(volumes):
+    finder = Spot((9, 12), (8, 11), (1, 2))
+    data = LesionCrops(volumes, 6, 16, detector="network", orient=False, finder=finder)
+    assert finder.asked == 2 and data.known == [([1], True)] * 2
+    for i in range(6):
+        label = data[i]["label"][0]
+        number = [n for n in range(2) if _place(data, n, 1, label) is not None]
+        assert len(number) == 1
+        top, left = _place(data, number[0], 1, label)
+        assert 4 * 6 <= top <= 4 * 11 and 4 * 5 <= left <= 4 * 10  # in the square region and its margin
+    assert LesionCrops(volumes, 6, 16, detector="network", finder=Spot()).known == [(list(range(9)), False)] * 2
+
+
+def _place(data, number, place, label):
+    """Where a standardised crop comes from in a slice, or None."""
+    truth, _ = data.slice(number, place)
+    mean, spread = statistics(downsample(truth))
+    windows = ((truth - mean) / spread).unfold(0, 16, 4).unfold(1, 16, 4)
+    found = torch.nonzero((windows - label).abs().amax(dim=(2, 3)) < 1e-3)
+    return [4 * n for n in found[0].tolist()] if len(found) else None
+
+
+def test_detector_and_super_resolution_are_judged_together(volumes):
+    finder = Spot((9, 12), (8, 11), (3, 5))
+    data = LesionSlices(volumes[:1], detector="network", finder=finder, ways=["bicubic", "block"])
+    plain = LesionSlices(volumes[:1], ways=["bicubic", "block"])
+    assert len(data) == len(plain) == 6
+    regions = []
+    for i in range(6):
+        item, meta = data[i], data[i]["image"].meta
+        assert torch.equal(item["label"], plain[i]["label"])  # the lesion's own region is scored
+        assert torch.equal(meta["scored_region"], plain[i]["image"].meta["region"])
+        regions.append(meta["region"].tolist())
+    # as in inference, one square for all slices that show the lesion; nothing beyond them
+    assert regions == 4 * [[[6, 14], [5, 13]]] + 2 * [[[0, 0], [0, 0]]]
+    assert finder.asked == 2  # once for each way
+    none = LesionSlices(volumes[:1], detector="network", finder=Spot())
+    assert none[0]["image"].meta["region"].tolist()[0][1] >= 15  # the foreground's box
+
+
 @pytest.mark.parametrize("evaluated", [False, True])
 def test_masks_are_taken_where_there_are_some(tiny_brains, evaluated):
     find = evaluation_entries if evaluated else training_entries
     keys = {"dataset_dir": str(tiny_brains), "pattern": "**/*.nii*", "mask_name": "seg", "val_fraction": 0.5, "seed": 0}
-    for sequence, detector in (("t1c", "mask"), ("t1c", "any"), ("t1c", "foreground")):
+    for sequence, detector in (("t1c", "mask"), ("t1c", "any"), ("t1c", "network"), ("t1c", "foreground")):
         parts = find(sequence=sequence, detector=detector, **keys)
         entries = parts["train"] + parts["validate"]
         masks = {Path(entry["image"]).name: [Path(path).name for path in entry["guide"]] for entry in entries}
@@ -133,8 +188,8 @@ def test_masks_are_taken_where_there_are_some(tiny_brains, evaluated):
         find(sequence="t1c", detector="mask", **{**keys, "mask_name": "lesion"})
     found = find(sequence="t1c", detector="any", **{**keys, "mask_name": "lesion"})
     assert not any(entry["guide"] for entry in found["train"] + found["validate"])
-    with pytest.raises(InputError, match="detector must be one of mask, any, foreground"):
-        find(sequence="t1c", detector="network", **keys)
+    with pytest.raises(InputError, match="detector must be one of mask, any, network, foreground"):
+        find(sequence="t1c", detector=None, **keys)
 
 
 def test_each_way_of_down_sampling_is_an_item_of_its_own(volumes):

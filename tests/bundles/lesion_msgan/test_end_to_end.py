@@ -107,6 +107,13 @@ def test_the_detector_trains_is_scored_and_finds_a_region(brains, infer, tmp_pat
     infer(save_scan(tmp_path / "one.nii.gz")[0], detector_weights=weights, detector="network")
     facts = json.loads((tmp_path / "out" / "one_sr.nii.gz.provenance.json").read_text(encoding="utf-8"))
     assert "network" in facts["region_from"]
+    for file, network in (("model.pt", MultiScaleGenerator(4, 1, 1)),):
+        torch.save(network.state_dict(), tmp_path / "models" / file)
+    run("train", "evaluate", detector="network", run_name="both", slices=2, **keys, **{"budgets::short": BUDGET})
+    rows = (tmp_path / "runs" / "both" / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + 3 * 2 * 3  # volumes, slices, ways
+    run("train", detector="network", run_name="on_found", **keys, **{"budgets::short": BUDGET})
+    assert (tmp_path / "runs" / "on_found" / "best.pt").is_file()
     run("train_detector", "evaluate_detector", run_name="scored", **keys)
     table = (tmp_path / "runs" / "scored" / "scores.md").read_text(encoding="utf-8")
     assert all(text in table for text in ("covered", "network", "foreground"))
@@ -247,7 +254,8 @@ def test_a_case_that_fails_does_not_stop_the_others(infer, tmp_path, caplog):
         ({"budget": "huge"}, "budget 'huge' is unknown"),
         ({"dataset_dir": "/nowhere"}, "no such file or folder"),
         ({"mask_name": "lesion"}, "guide sequence 'lesion' not found"),
-        ({"detector": "network"}, "detector must be one of mask, any, foreground in training"),
+        ({"detector": "null"}, "detector must be one of mask, any, network, foreground in training"),
+        ({"detector": "network"}, "is not there; see train_detector.json"),
         ({"axis": "up"}, "axis must be sagittal or coronal or axial or 0 or 1 or 2"),
         ({"x2_weight": -1}, "x2_weight must be a number from 0"),
         ({"best_by": "eyes"}, "best_by must be psnr or ssim or gms"),

@@ -51,7 +51,7 @@ def slices(request):
 
 def gains(network, slices):
     """By how much a network beats bicubic interpolation in the lesion's region: PSNR in dB, and SSIM."""
-    network, inferer, restore = fold(network.eval()), RegionInferer(whole=False), RestoreRegiond("pred")
+    network, inferer, restore = fold(network.eval()), RegionInferer(), RestoreRegiond("pred")
     scores = {(kind, key): kind("whole") for kind in (RegionPSNR, RegionSSIM) for key in ("pred", "bicubic")}
     for item in (slices[i] for i in range(len(slices))):
         made = restore({"image": item["image"], "pred": inferer(item["image"][None], network)[0]})["pred"]

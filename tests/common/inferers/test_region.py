@@ -71,14 +71,10 @@ def test_all_of_the_region_is_the_network_s_and_nothing_far_from_it():
     assert 0 < gain[20, 40] < 1
 
 
-def test_the_region_alone_is_the_same_as_in_the_picture():
-    torch.manual_seed(0)
-    network = nn.Sequential(Bicubic(), nn.Conv2d(1, 1, 5, padding=2))
-    image = torch.randn(2, 1, 16, 18)
-    region = ((4, 10), (0, 6))
-    inputs = MetaTensor(image, meta={"region": torch.tensor([region, region])})
-    whole, alone = RegionInferer()(inputs, network), RegionInferer(whole=False)(inputs, network)
-    torch.testing.assert_close(alone, whole[:, :, 16:40, 0:24], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("region", [((0, 0), (0, 0)), ((4, 8), (3, 3))])
+def test_of_an_empty_region_all_is_interpolated(region):
+    image = torch.randn(1, 1, 12, 14)
+    torch.testing.assert_close(RegionInferer()(marked(image, region), Brighter()), interpolated(image))
 
 
 def test_volumes_are_done_slice_by_slice():
@@ -91,8 +87,6 @@ def test_volumes_are_done_slice_by_slice():
         alone = marked(volume[..., k], region[:2])
         expected = RegionInferer()(alone, Brighter()) if 1 <= k < 4 else interpolated(volume[..., k])
         torch.testing.assert_close(out[..., k], expected, rtol=0, atol=1e-6)
-    part = RegionInferer(whole=False)(marked(volume, region), Brighter())
-    assert part.shape == (1, 1, 24, 24, 3)
 
 
 class Reaching(nn.Module):
@@ -116,15 +110,14 @@ class Reaching(nn.Module):
 
 
 @pytest.mark.parametrize("pixels", [3 * 60 * 50, 2.5 * 60 * 50, 60 * 50, 2999, 2000, 1600, 10])
-@pytest.mark.parametrize("whole", [True, False])
-def test_memory_changes_nothing_but_how_much_is_done_at_a_time(pixels, whole):
+def test_memory_changes_nothing_but_how_much_is_done_at_a_time(pixels):
     volume = torch.randn(1, 1, 64, 50, 3)
     region = ((0, 52), (3, 50), (0, 3))  # read with context: 60 x 50
     network = Reaching()
-    expected = RegionInferer(whole=whole, memory_gb=network.gigabytes(1e6))(marked(volume, region), network)
+    expected = RegionInferer(memory_gb=network.gigabytes(1e6))(marked(volume, region), network)
     assert network.given == [3 * 60 * 50]
     network.given = []
-    made = RegionInferer(whole=whole, memory_gb=network.gigabytes(pixels))(marked(volume, region), network)
+    made = RegionInferer(memory_gb=network.gigabytes(pixels))(marked(volume, region), network)
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
     assert max(network.given) <= max(pixels, (LEAST_TILE + 2 * network.radius) ** 2)
     assert len(network.given) == {9000: 1, 7500: 2, 3000: 3}.get(pixels, len(network.given))
