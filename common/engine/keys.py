@@ -207,7 +207,8 @@ class Recipe:
                 _fill(parser, options.get(parser.config.get(key.name), {}))
         given = {name: parser.config[name] for name in self.keys if name in parser.config}
         for name, value in self.rule(given).items():
-            _put(parser, name, value)
+            if value is not given.get(name):  # expressions that MONAI has resolved already stay
+                _put(parser, name, value)
         torch.manual_seed(parser.config.get("seed", 0))
         return {**chosen, "config": copy.deepcopy(parser.config)}
 

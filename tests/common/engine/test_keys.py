@@ -139,6 +139,14 @@ def test_expressions_of_the_bundles_own_configurations_stay(recipe):
     assert resolved("output") == "made/here"
 
 
+def test_what_is_resolved_before_the_keys_stays_so(recipe):
+    """As MONAI's check of properties does."""
+    content = {**json.loads(json.dumps(CONFIG)), "keys": "$__import__('a_recipe').RECIPE.prepare()"}
+    parser = ConfigParser({**content, "item": {"_target_": "builtins.dict", "_requires_": "@keys", "value": "@output"}})
+    assert parser.get_parsed_content("output") == "made/here"
+    assert parser.get_parsed_content("item")["value"] == "made/here"
+
+
 def test_a_key_that_something_refers_to_is_no_misspelling(recipe):
     assert resolved("more", more=5) == 5
 
