@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
@@ -136,6 +137,7 @@ class AdversarialTrainer(SupervisedTrainer):
         self.paired, self.pool, self.seed = paired, pool, int(seed)
         self.discriminator_crop = discriminator_crop
         self._random = torch.Generator()
+        self.add_event_handler(Events.STARTED, self._step_at_rest)
         kind = self.state.device.type
         half = torch.bfloat16 if kind != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
         self._autocast = {"device_type": kind, "dtype": half, "enabled": bool(amp)}
@@ -148,6 +150,15 @@ class AdversarialTrainer(SupervisedTrainer):
         own = {"optimizer": self.optimizer, "discriminator": self.discriminator}
         own |= {"discriminator_optimizer": self.discriminator_optimizer, "pool": self.pool}
         return {name: part for name, part in own.items() if part is not None}
+
+    def _step_at_rest(self, _: Engine) -> None:
+        """Steps both optimizers without gradients, so that nothing moves.
+
+        Else PyTorch complains of the schedule of one whose network rests in the first epochs.
+        """
+        for optimizer in (self.optimizer, self.discriminator_optimizer):
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.step()
 
     def stage(self, epoch: int) -> str:
         """Who trains in an epoch (counted from 1): ``generator``, ``discriminator`` or ``both``."""

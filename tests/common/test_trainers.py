@@ -75,6 +75,18 @@ def convolutions(norm=None, seed=0):
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *middle, nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3, padding=1))
 
 
+@pytest.mark.filterwarnings("error:Detected call of `lr_scheduler.step")
+def test_schedules_of_a_network_that_rests_at_first_draw_no_warning():
+    network, critic = Scale(), Recorder()
+    optimizers = [torch.optim.Adam(net.parameters(), lr=0.1) for net in (network, critic)]
+    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 1) for optimizer in optimizers]
+    settings = {"optimizer": optimizers[0], "discriminator_optimizer": optimizers[1]}
+    run = trainer(network, critic, generator_warmup=1, **settings)
+    run.add_event_handler(Events.EPOCH_COMPLETED, lambda _: [schedule.step() for schedule in schedules])
+    run.run()
+    assert float(critic.scale.detach()) == 1 != float(network.scale.detach())
+
+
 def test_is_what_monai_expects():
     run = trainer()
     assert isinstance(run, SupervisedTrainer)

@@ -20,32 +20,50 @@ CLIP = (0.5, 99.5)  # percentiles of the truth's brain
 MARGIN = 6  # voxels, more than the SSIM window reaches
 
 
-def scores_of(image: torch.Tensor, label: torch.Tensor, kind: str, region: str = "healthy") -> float:
+def scores_of(
+    image: torch.Tensor, label: torch.Tensor, kind: str, region: str = "healthy", challenge: bool = False
+) -> float:
     """One score of a volume.
 
     Both images are clipped to the 0.5 and 99.5 percentiles of the truth in the brain, which become 0 and 1. SSIM is the
     mean of the 3D map (Gaussian window of 11 voxels) over the region, PSNR in dB of the region's mean squared error.
 
-    Departs from the paper: it names no range; the challenge's own script clips the two images by percentiles of their
-    own, which hides errors of brightness.
+    Departs from the paper: it names no range. The convention of the challenge's own script (``challenge``) clips each
+    image to these percentiles of its own whole volume, which hides errors of brightness; then sets to 0 what lies
+    outside the region; and counts the background as healthy, so that scores depend on the field of view. (That script
+    takes voxels by a mask of integers, which picks other ones; the mean over the mask is what it describes.)
 
     Args:
         image: ``(H, W, D)``.
         label: ``(3, H, W, D)``: truth, tumour, brain.
         kind: ``ssim``, ``psnr`` or ``roughness``.
         region: ``healthy`` (brain without tumour) or ``tumour``.
+        challenge: score by the challenge's convention; of whole volumes.
 
     Returns:
         The score; NaN where the region is empty.
     """
     truth, tumour, brain = label[0].double(), label[1] > 0.5, label[2] > 0.5
+    if challenge and kind != "roughness":
+        mask = tumour if region == "tumour" else ~tumour
+        return _score(*(_clipped(x.double(), x) * mask for x in (image, truth)), mask, kind)
     mask = tumour & brain if region == "tumour" else brain & ~tumour
     if not mask.any():
         return float("nan")
     if kind == "roughness":
         return roughness(image, brain) / max(roughness(truth, brain), 1e-12)
-    low, high = (float(v) for v in np.percentile(truth[brain].cpu().numpy(), CLIP))
-    image, truth = (((x.double() - low) / max(high - low, 1e-12)).clamp(0, 1) for x in (image, truth))
+    return _score(*(_clipped(x.double(), truth[brain]) for x in (image, truth)), mask, kind)
+
+
+def _clipped(image: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """An image in [0, 1], clipped to percentiles of values."""
+    low, high = (float(v) for v in np.percentile(values.cpu().numpy(), CLIP))
+    return ((image - low) / max(high - low, 1e-12)).clamp(0, 1)
+
+
+def _score(image: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor, kind: str) -> float:
+    if not mask.any():
+        return float("nan")
     if kind == "psnr":
         return float(-10 * torch.log10(((image - truth) ** 2)[mask].mean().clamp_min(1e-10)))
     window = tuple(
@@ -80,32 +98,38 @@ class SynthesisScore(CumulativeIterationMetric):
     Args:
         kind: ``ssim``, ``psnr``, or ``roughness``: that of the prediction over that of the truth, 1 is best.
         region: ``healthy`` or ``tumour``.
+        challenge: see ``scores_of``.
     """
 
-    def __init__(self, kind: str, region: str = "healthy") -> None:
+    def __init__(self, kind: str, region: str = "healthy", challenge: bool = False) -> None:
         super().__init__()
         if kind not in KINDS or region not in REGIONS:
             raise ValueError(f"kind must be one of {KINDS} and region one of {REGIONS}, got {kind!r} and {region!r}")
-        self.kind, self.region = kind, region
+        self.kind, self.region, self.challenge = kind, region, challenge
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """Scores ``(B, 1)`` of predictions ``(B, 1, H, W, D)`` and labels ``(B, 3, H, W, D)``."""
         plain = [x.as_tensor() if hasattr(x, "as_tensor") else x for x in (y_pred, y)]
         pairs = zip(*plain, strict=True)
-        return torch.tensor([[scores_of(image[0], label, self.kind, self.region)] for image, label in pairs])
+        return torch.tensor(
+            [[scores_of(image[0], label, self.kind, self.region, self.challenge)] for image, label in pairs]
+        )
 
     def aggregate(self) -> torch.Tensor:
         """Mean over the volumes that have the region; NaN where none has it."""
         return self.get_buffer().nanmean()
 
 
-def synthesis_metrics(but: str | None = None, others: Sequence[str] = ("regression",), rough: bool = False) -> dict:
+def synthesis_metrics(
+    but: str | None = None, others: Sequence[str] = ("regression",), rough: bool = False, challenge: bool = False
+) -> dict:
     """All scores of the prediction and of the simple methods, for an evaluator.
 
     Args:
         but: name of the key metric, which is left out.
         others: keys of further methods' results in the output, whose scores have the key and "_" in front.
         rough: also the roughness between slices.
+        challenge: see ``scores_of``.
     """
     names = [("ssim", "healthy"), ("ssim", "tumour"), ("psnr", "healthy"), ("psnr", "tumour")]
     metrics = {}
@@ -114,6 +138,6 @@ def synthesis_metrics(but: str | None = None, others: Sequence[str] = ("regressi
             name = ("" if key == "pred" else f"{key}_") + (kind if kind == "roughness" else f"{kind}_{region}")
             if name != but:
                 metrics[name] = IgniteMetricHandler(
-                    metric_fn=SynthesisScore(kind, region), output_transform=from_engine([key, "label"])
+                    metric_fn=SynthesisScore(kind, region, challenge), output_transform=from_engine([key, "label"])
                 )
     return metrics

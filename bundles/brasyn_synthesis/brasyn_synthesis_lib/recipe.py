@@ -87,6 +87,7 @@ RECIPE = Recipe(
     whole("val_interval", "epochs between validations", 1),
     pick("keep", "`best` weights by SSIM in healthy brain, or the `last`", ("best", "last")),
     whole("slices", "evaluation: middle axial slices only", 1, empty=True),
+    flag("challenge", "evaluation: scores by the convention of the challenge's script, on the files' whole grid"),
     pick("views", "slice directions that are averaged: 9, or 1 for axial slices", (1, 9)),
     flag("save_std", "inference: save the standard deviation over the views, too"),
     flag("promote", "put the run's weights in the place of `weights`, if they are better"),

@@ -97,7 +97,9 @@ class CompactCased(Transform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Gives "case", "part", int16 ``(H, W, D)`` of each sequence, uint8 "seg" if any, and "ranges" ``(4, 2)``.
+        """Gives int16 ``(H, W, D)`` of each sequence, uint8 "seg" if any, "case", "part", "around", "ranges" ``(4, 2)``.
+
+        "around" are the voxels left out in front and behind, last axis first as ``torch.nn.functional.pad`` has them.
 
         -32768 is background; -32767 to 32767 are the foreground from its least to its largest value, see "ranges".
 
@@ -116,7 +118,10 @@ class CompactCased(Transform):
         images = {name: data[name][0].as_subclass(torch.Tensor) for name in shapes}
         masks = {name: foreground_mask(images[name]) for name in SEQUENCES}
         box = box_of(torch.stack(list(masks.values())).any(dim=0))
-        out: dict[Hashable, Any] = {"case": case, "part": data.get("part", "whole")}
+        sizes = shapes[SEQUENCES[0]][1:]
+        sides = [side.indices(n)[:2] for side, n in zip(box, sizes, strict=True)]
+        around = [edge for (low, high), n in reversed([*zip(sides, sizes, strict=True)]) for edge in (low, n - high)]
+        out: dict[Hashable, Any] = {"case": case, "part": data.get("part", "whole"), "around": around}
         ranges = []
         for name, mask in masks.items():
             image, mask = images[name][box].double(), mask[box]
@@ -141,10 +146,11 @@ class PackCased(Transform):
 
     Args:
         standardisation: of the weights, which names the target.
+        whole: give the grid of the case's files; else the box of the brain and 6 voxels around it.
     """
 
-    def __init__(self, standardisation: Standardisation) -> None:
-        self.standardisation = standardisation
+    def __init__(self, standardisation: Standardisation, whole: bool = False) -> None:
+        self.standardisation, self.whole = standardisation, whole
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """ "image" and "label" ``(3, H, W, D)`` in half precision, "case", and "scale" of the inputs.
@@ -166,7 +172,8 @@ class PackCased(Transform):
         tumour = (data["seg"] > 0).float() if "seg" in data else torch.zeros_like(truth)
         label = torch.stack([truth / self.standardisation.scale, tumour, (brain | masks[target]).float()])
         item = TakePartd(["image", "label"])({"image": image, "label": label, "part": data["part"]})
-        packed = {key: F.pad(item[key], (MARGIN,) * 6).half() for key in ("image", "label")}
+        around = data["around"] if self.whole and data["part"] == "whole" else [MARGIN] * 6
+        packed = {key: F.pad(item[key], around).half() for key in ("image", "label")}
         return {**packed, "case": data["case"], "scale": scale}
 
 

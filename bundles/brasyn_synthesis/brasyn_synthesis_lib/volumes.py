@@ -33,7 +33,7 @@ __all__ = ["HeldOutCases", "TrainingCases", "decoded_cases", "on_disk"]
 CHANNELS = 6  # three inputs, truth, tumour, brain
 HEADROOM = 0.5  # share of memory_gb that training volumes may take
 RESIDENT = 8  # volumes in memory where the others lie on disk
-FORM = 1  # raise when ``CompactCased`` or ``AugmentCased`` give other numbers: old caches are then left aside
+FORM = 2  # raise when ``CompactCased`` or ``AugmentCased`` give other numbers: old caches are then left aside
 
 
 def on_disk(entries: Sequence[Mapping[str, Any]], memory_gb: float) -> bool:
@@ -56,7 +56,7 @@ def hash_of_case(entry: Mapping[str, Any]) -> bytes:
     paths = [entry[name] for name in (*SEQUENCES, "seg") if name in entry]
     files = [file for path in paths for file in ([path] if os.path.isfile(path) else sorted(Path(path).iterdir()))]
     facts = [(os.path.realpath(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]
-    return pickle_hashing([FORM, facts, entry.get("variant"), entry.get("seed")])
+    return pickle_hashing([FORM, facts, *(entry.get(key) for key in ("case", "variant", "seed"))])
 
 
 def decoded_cases(
@@ -128,6 +128,7 @@ class HeldOutCases(Dataset):
         network: the generator that is judged; cases are standardised as the weights want it that it holds by then.
         target: the sequence to make.
         slices: middle axial slices to take, None for all.
+        whole: give the grid of the case's files, not the box of the brain alone.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class HeldOutCases(Dataset):
         slices: int | None,
         memory_gb: float,
         cache_dir: str | Path | None,
+        whole: bool = False,
     ) -> None:
         self.data, self.network, self.target, self.slices = list(data), network, target, slices
+        self.whole = whole
         self.decoded = decoded_cases(self.data, transform, memory_gb, cache_dir)
         self._best: dict[tuple[int, str], int] = {}
 
@@ -155,7 +158,7 @@ class HeldOutCases(Dataset):
         standardisation = Standardisation.of(self.network)
         if standardisation.target != self.target:
             raise InputError(f"the weights make {standardisation.target}, not {self.target}")
-        item = PackCased(standardisation)(_with_part(self.decoded[index], self.data[index]))
+        item = PackCased(standardisation, self.whole)(_with_part(self.decoded[index], self.data[index]))
         image, label = item["image"].float(), item["label"].float()
         window = middle_window(label[2] > 0.5, None if self.slices is None else [*image.shape[1:3], self.slices])
         image, label = (x[(slice(None), *window)] for x in (image, label))

@@ -68,7 +68,6 @@ def schedule(
         scheduler = MultiStepLR(optimizer, [iterations * (pretraining + max(1, epochs // 2))], gamma=0.1)
     else:
         scheduler = WarmupCosineSchedule(optimizer, warmup_steps, iterations * (pretraining + epochs))
-    optimizer.step()  # without gradients nothing moves; PyTorch would complain of a critic that rests at first
     return scheduler
 
 

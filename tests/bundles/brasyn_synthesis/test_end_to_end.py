@@ -228,6 +228,24 @@ def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, m
         assert len(list((tmp_path / target / "panels").glob("*.png"))) == 3
 
 
+def test_evaluation_of_the_subjects_that_a_split_holds_out_by_the_challenge_s_convention(brains, models, tmp_path, run):
+    names = sorted(path.name for path in brains.iterdir())
+    parts = {"train": names[:1], "validate": names[1:2], "test": names[2:]}
+    (tmp_path / "split.json").write_text(json.dumps(parts), encoding="utf-8")
+    keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1}
+    scores = {}
+    for challenge in (False, True):
+        name = f"challenge-{challenge}"
+        run("train", "evaluate", run_name=name, split=tmp_path / "split.json", challenge=challenge, **keys)
+        with (tmp_path / name / "scores.csv").open(encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+        assert row["case"] == names[2]
+        scores[challenge] = row
+    for name in ("ssim_healthy", "psnr_tumour", "regression_ssim_tumour"):
+        assert float(scores[True][name]) != float(scores[False][name])
+    assert float(scores[True]["roughness"]) == pytest.approx(float(scores[False]["roughness"]), abs=1e-4)
+
+
 def test_evaluation_leaves_no_decoded_cases_and_holds_nothing_out(brains, models, tmp_path, capsys, run):
     keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "views": 1, "slices": 6}
     run("train", "evaluate", memory_gb=1e-6, **keys)

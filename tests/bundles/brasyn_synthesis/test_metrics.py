@@ -13,8 +13,10 @@ import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.transforms import Transform
 
-from brasyn_synthesis_lib.heldout import case_volumes, linear_regression, on_disk, regression_of, resident_volumes
 from brasyn_synthesis_lib.metrics import SynthesisScore, roughness, scores_of, synthesis_metrics
+from brasyn_synthesis_lib.regression import linear_regression, regression_of
+from brasyn_synthesis_lib.volumes import decoded_cases, on_disk
+from common.metrics import ssim_map
 
 SHAPE = (24, 22, 20)
 
@@ -61,6 +63,29 @@ def test_a_score_does_not_depend_on_the_units_but_on_brightness():
     scaled[0] *= 70
     assert scores_of(70 * image, scaled, "ssim") == pytest.approx(scores_of(image, label, "ssim"), abs=1e-4)
     assert scores_of(0.7 * image, label, "psnr") < scores_of(image, label, "psnr") - 3
+
+
+def test_the_challenge_s_convention_by_hand():
+    image, label = case()
+    tumour = label[1] > 0
+    both = []
+    for x in (image, label[0]):
+        low, high = np.percentile(x.numpy(), (0.5, 99.5))
+        both.append(((x.double() - max(low, 0)) / (high - max(low, 0))).clamp(0, 1))
+    for region, mask in (("tumour", tumour), ("healthy", ~tumour)):
+        error = ((both[0] - both[1])[mask] ** 2).mean()
+        assert scores_of(image, label, "psnr", region, True) == pytest.approx(float(-10 * error.log10()), abs=1e-4)
+        expected = float(ssim_map(both[0] * mask, both[1] * mask)[mask].mean())
+        assert scores_of(image, label, "ssim", region, True) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_challenge_s_convention_hides_brightness_and_counts_the_background():
+    image, label = case()
+    ours, theirs = ([scores_of(x, label, "ssim", challenge=c) for x in (image, 0.7 * image)] for c in (False, True))
+    assert theirs[0] == pytest.approx(theirs[1], abs=1e-6) and ours[0] > ours[1] + 0.01
+    wider = [torch.nn.functional.pad(x, (20,) * 6) for x in (image, label)]
+    assert scores_of(*wider, "ssim") == pytest.approx(ours[0], abs=1e-6)
+    assert scores_of(*wider, "ssim", challenge=True) > theirs[0]
 
 
 def test_no_tumour_is_left_out_of_the_mean():
@@ -127,23 +152,23 @@ def test_a_changed_file_is_decoded_anew(tmp_path):
             calls.append(entry["image"])
             return {"image": torch.zeros(1)}
 
-    entries = [{"image": str(path), "t2w": str(folder), "case": "a"}]
+    entries = [{"image": str(path), "t1n": str(path), "t2w": str(folder), "case": "a"}]
     for changed in (None, None, path, folder / "0.dcm"):
         if changed is not None:
             os.utime(changed, ns=(10**18, 10**18))
-        case_volumes(entries, Load(), 0, tmp_path / "cache")[0]
+        decoded_cases(entries, Load(), 0, tmp_path / "cache")[0]
     assert len(calls) == 3
 
 
 def test_cases_that_are_used_once_are_kept_nowhere(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), tmp_path / "a.nii")
-    volumes = case_volumes([{"image": str(tmp_path / "a.nii")}], lambda entry: entry, 0, None)
+    volumes = decoded_cases([{"image": str(tmp_path / "a.nii")}], lambda entry: entry, 0, None)
     assert type(volumes) is Dataset and volumes[0]["image"].endswith("a.nii")
 
 
 def test_many_cases_lie_on_disk(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), tmp_path / "a.nii")
-    entries = [{"image": str(tmp_path / "a.nii"), "number": i} for i in range(4)]
+    entries = [{"image": str(tmp_path / "a.nii"), "number": i, "variant": i} for i in range(4)]
     calls = []
 
     class Load(Transform):
@@ -153,9 +178,9 @@ def test_many_cases_lie_on_disk(tmp_path):
 
     load = Load()
     assert not on_disk(entries, 1) and not on_disk([], 1)
-    assert isinstance(case_volumes(entries, load, 1, tmp_path / "cache"), CacheDataset)
-    disk = case_volumes(entries, load, 1e-5, tmp_path / "cache")
-    assert isinstance(disk, PersistentDataset) and resident_volumes(disk) > 0
+    assert isinstance(decoded_cases(entries, load, 1, tmp_path / "cache"), CacheDataset)
+    disk = decoded_cases(entries, load, 1e-5, tmp_path / "cache")
+    assert isinstance(disk, PersistentDataset)
     calls.clear()
     for _ in range(2):
         assert [float(disk[i]["image"].mean()) for i in range(4)] == [0, 1, 2, 3]
