@@ -97,7 +97,7 @@ class CompactCased(Transform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Gives int16 ``(H, W, D)`` of each sequence, uint8 "seg" if any, "case", "part", "around", "ranges" ``(4, 2)``.
+        """Gives int16 ``(H, W, D)`` of each sequence, uint8 "seg", "case", "part", "around", "ranges" ``(4, 2)``.
 
         "around" are the voxels left out in front and behind, last axis first as ``torch.nn.functional.pad`` has them.
 
