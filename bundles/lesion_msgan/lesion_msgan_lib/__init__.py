@@ -23,6 +23,7 @@ from . import (
     slices,
     training,
     transforms,
+    volumes,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "slices",
     "training",
     "transforms",
+    "volumes",
 ]

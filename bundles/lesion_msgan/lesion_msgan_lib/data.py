@@ -24,6 +24,7 @@ from .networks import interpolate
 from .regions import Sides, bounding_box, crop_corner_range, cut, foreground_region, square_region
 from .slices import downsample, foreground, statistics, whole_pixels
 from .transforms import AXIS, MEAN, REGION, SCORED, SPREAD
+from .volumes import SCALE
 
 __all__ = ["LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of"]
 
@@ -91,9 +92,8 @@ class LesionVolumes(Dataset):
     def slice(self, number: int, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and mask ``(H, W)`` of a slice, in whole low-resolution pixels."""
         volume = self.volumes[number]["image"]
-        volume = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
-        truth, mask = whole_pixels(volume[..., place].contiguous())
-        return truth, mask
+        truth, mask = whole_pixels(torch.as_tensor(volume)[..., place].as_subclass(torch.Tensor).float())
+        return truth * getattr(volume, "meta", {}).get(SCALE, 1.0), mask
 
 
 class LesionCrops(LesionVolumes):
@@ -215,8 +215,8 @@ class LesionSlices(LesionVolumes):
         data: entries, or volumes ``{"image": (2, H, W, D)}`` that are loaded already.
         transform: loads an entry.
         slices: per volume, spread evenly over those with lesion; None for all.
-        detector: ``mask``, ``any`` or ``foreground``; with ``network`` that region is super-resolved which the
-            ``finder`` finds in the low resolution of the volume, as in inference, and the lesion's own is scored: both steps are
+        detector: ``mask``, ``any`` or ``foreground``; with ``network`` the region is super-resolved that the ``finder``
+            finds in the low resolution of the volume, as in inference, and the lesion's own is scored: both steps are
             judged together.
         ways: of down-sampling, see ``degradation.RandDownsample``.
         others: further methods, called with the low-resolution image ``(1, 1, h, w)``, its key their name.

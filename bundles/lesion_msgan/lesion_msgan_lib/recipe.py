@@ -104,7 +104,7 @@ RECIPE = Recipe(
     DEVICE,
     flag("amp", "mixed precision; by default where the processor gains from it"),
     whole("num_workers", "processes that prepare crops", 0),
-    number("memory_gb", "memory for feature maps in inference, in GiB", 0.1),
+    number("memory_gb", "memory in GiB: of feature maps in inference, of the volumes in training", 0.1),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),
     flag("orient", "augmentation: flip and transpose crops"),
