@@ -92,11 +92,17 @@ def _remove_if_unused(folder: Path, claim: Claim) -> None:
             folder.rmdir()
 
 
-def save_config(folder: Path, keys: dict[str, Any]) -> None:
-    """Writes what a run was started with as ``config.json`` into its folder, of absolute paths their names alone."""
+def save_config(folder: Path, keys: dict[str, Any]) -> dict[str, Any]:
+    """Writes what a run was started with as ``config.json`` into its folder, of absolute paths their names alone.
+
+    Returns:
+        What is written.
+    """
+    kept = _anywhere(keys)
     if is_main_process():
         with replacing(Path(folder) / "config.json") as partial:
-            partial.write_text(json.dumps(_anywhere(keys), indent=4, default=str) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(kept, indent=4, default=str) + "\n", encoding="utf-8")
+    return kept
 
 
 def save_split(folder: Path, entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -141,7 +141,7 @@ class SaveRestoredd(SaveImaged):
         self.root = root
         self.integers = integers
         self.description = description
-        self._sources: dict[Path, str] = {}  # results written so far, and of what
+        self.sources: dict[Path, str] = {}  # results written so far, and of what
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Writes the predictions and their sidecars; the entry stays as it is."""
@@ -158,7 +158,8 @@ class SaveRestoredd(SaveImaged):
             with provenance.publish(target, facts, source) as partial:
                 self.write(partial, image, source)
                 self.write_beside(target, image, source, out, facts)  # before the result, which tells that all is done
-            self._sources[target] = source
+            self.sources[target] = source
+            out["saved"] = [*out.get("saved", ()), os.path.relpath(target, Path(self.output_dir).expanduser())]
             print(f"saved {shown(str(target))}", flush=True)
         return out
 
@@ -192,7 +193,7 @@ class SaveRestoredd(SaveImaged):
         return ExpectedResults(source, files_of(entry), files, self.facts)
 
     def _check_free(self, target: Path, source: str) -> None:
-        before = self._sources.get(target, source)
+        before = self.sources.get(target, source)
         if before != source:
             raise InputError(f"its result would overwrite that of {before}; rename one of them", source)
         if target.exists() and not Path(f"{target}{provenance.SUFFIX}").exists():

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from torch import nn
 
 from common.console import device_text, duration, say
 from common.datasets import check_entries
-from common.distributed import is_main_process
+from common.distributed import from_all, is_main_process
 from common.handlers import (
     BestWeights,
     EpochBar,
     EpochLoss,
     EpochSamples,
-    Panels,
     PromoteWeights,
     ScoreTable,
     StartingWeights,
@@ -28,6 +27,7 @@ from common.handlers import (
     WeightAverage,
     tensorboard_folder,
 )
+from common.report import Report, Scores, facts
 from common.runs import end_tracking, save_config, save_split
 from common.trainers import terms_of
 from common.weights import bare, load_into
@@ -59,7 +59,8 @@ class Session:
             schedulers, ...
         scores: table of the evaluator's metrics.
         metrics: of the summary; the gain is given in the first.
-        columns, draw: pictures of a validation, see ``common.handlers.Panels``; without columns there are none.
+        columns: images of a case in the report, see ``common.report.CasePictures``; None for none.
+        rows_first: their two-dimensional images are stored row by row from the top.
         promote: put the best weights of a training in the place of ``weights``, if they are better.
         beside: names of files in the run's folder that belong to its weights, and are promoted with them.
         lower_is_better: of the evaluator's key metric.
@@ -87,8 +88,8 @@ class Session:
         state: Mapping[str, Any] | None = None,
         scores: ScoreTable | None = None,
         metrics: Sequence[str] = (),
-        columns: Sequence[Sequence[str]] | None = None,
-        draw: Callable | None = None,
+        columns: Sequence[Sequence[Any]] | None = None,
+        rows_first: bool = False,
         promote: bool = False,
         beside: Sequence[str] = (),
         lower_is_better: bool = False,
@@ -105,10 +106,12 @@ class Session:
         self.evaluator, self.trainer = evaluator, trainer
         self.resume, self.run_dir = resume, run_dir
         self.average, self.state = average, dict(state or {})
-        self.scores, self.metrics, self.columns, self.draw = scores, list(metrics), columns, draw
+        self.scores, self.metrics = scores, list(metrics)
+        self.columns, self.rows_first = list(columns or ()), rows_first
         self.from_scratch = from_scratch
         self.start = StartingWeights(network, str(weights), from_scratch)
         self.best: BestWeights | None = None
+        self._recorded: dict[str, Any] = {}  # as config.json tells it
         self.promote, self.lower_is_better, self.keep = promote, lower_is_better, keep
         self.needed, self.prepare, self.handlers, self.beside = needed, prepare, handlers, beside
         self.before, self.name, self.stages = dict(before or {}), name, stages
@@ -142,6 +145,7 @@ class Session:
         self._follow_training(self.name, trainer)
         self._follow_terms(tensorboard)
         self._follow_validation([self.best], tensorboard)
+        report = self._report(folder, self.best)
         plan = StagePlan(folder, {**self.before, self.name: Stage(trainer, state)}, self.stages)
         if self.promote:
             PromoteWeights(
@@ -151,12 +155,16 @@ class Session:
         self._record()
         save_split(folder, entries)
         begin = time.monotonic()
-        self._announce(f"training, stages {', '.join(plan.left)}" if self.before else "training", source, data)
+        ran = self._announce(f"training, stages {', '.join(plan.left)}" if self.before else "training", source, data)
         plan.run()
         if self.best.first is None:  # no stage that ran has validated
             bare(self.validated).load_state_dict(bare(self.network).state_dict())
             self.evaluator.run()
-        self._tell_gain(time.monotonic() - begin, tensorboard)
+        seconds = time.monotonic() - begin
+        self._tell_gain(seconds, tensorboard)
+        ran |= {"kept weights": facts.weights_text(self.best.path), "time": duration(seconds)}
+        lead = f"The network was trained for {trainer.state.epoch} epochs. What is kept are {self._kept()}."
+        report.write("training", lead, ran, self._settings(), self._scores(self.best.epoch), self.best.epoch)
 
     def evaluate(self) -> None:
         """Scores given weights, beside the baseline.
@@ -165,14 +173,19 @@ class Session:
             InputError: data or weights that cannot work.
         """
         load_into(self.network, self.weights)
-        self.scores.table = True
+        self.scores.table, self.scores.paper = True, False
         tensorboard = tensorboard_folder(self.run_dir)
         self._follow_validation([], tensorboard)
+        report = self._report(self.run_dir)
         self._record()
-        self._announce("evaluation", str(self.weights))
+        begin = time.monotonic()
+        ran = self._announce("evaluation", str(self.weights))
         self.evaluator.run()
         end_tracking(self.handlers)
-        say(f"table {self.run_dir / 'scores.md'}, lines {self.scores.path}, pictures {self.run_dir / 'panels'}")
+        ran["time"] = duration(time.monotonic() - begin)
+        say(f"scores {self.scores.path}")
+        lead = f"The network was compared with {self.scores.baseline} on images whose truth is known."
+        report.write("evaluation", lead, ran, self._settings(), self._scores(self.evaluator.state.epoch))
 
     def infer(self) -> None:
         """Works through the cases.
@@ -184,8 +197,35 @@ class Session:
         load_into(self.network, self.weights)
         if self.prepare is not None:
             self.prepare(bare(self.network))
+        cases, begin = self.evaluator.data_loader.dataset, time.monotonic()
+        report = self._report(cases.saver.output_dir)
         self.evaluator.run()
-        self.evaluator.data_loader.dataset.finish()
+        self._report_cases(report, cases, time.monotonic() - begin)
+        cases.finish()
+
+    def _report(self, folder: str | Path, best: BestWeights | None = None) -> Report:
+        report = Report(folder, self.recipe.configs / "metadata.json", self.columns, self.rows_first)
+        report.pictures.attach(self.evaluator, best)
+        return report
+
+    def _report_cases(self, report: Report, cases: Any, seconds: float) -> None:
+        """The report of an inference; one that found nothing to do leaves an earlier page alone."""
+        sources = {result: source for of_one in from_all(cases.saver.sources) for result, source in of_one.items()}
+        failures = [failure for of_one in from_all(cases.all_failures()) for failure in of_one]
+        if not sources:
+            return
+        told = facts.sidecar_facts(list(sources))
+        ran = {
+            **{"device": device_text(next(bare(self.network).parameters()).device)},
+            **{"network": facts.network_text(self.network), "weights": facts.weights_text(self.weights)},
+            "time": duration(seconds),
+        }
+        results = facts.restored(sources, cases.saver.output_dir)
+        bad = f", {len(failures)} failed" if failures else ""
+        done = f"{len(results)} image{'' if len(results) == 1 else 's'} processed{bad}."
+        lead = f"{done} There is no truth to score against: compare input and result below."
+        shown = facts.settings({**told.get("settings", {}), **told.get("overrides", {})}, self.recipe.keys)
+        report.write("inference", lead, ran, shown, results=results, failures=facts.failed(failures))
 
     def _follow_training(self, name: str, trainer: Engine) -> None:
         data = trainer.data_loader.dataset
@@ -201,9 +241,7 @@ class Session:
         self._log(self.trainer, "train", tensorboard, terms=True)
 
     def _follow_validation(self, handlers: Sequence[Any], tensorboard: str | None) -> None:
-        columns = self.columns or ()
-        panels = [Panels(self.run_dir, columns, tensorboard=tensorboard, draw=self.draw)] if columns else []
-        for handler in (*handlers, self.scores, *panels):
+        for handler in (*handlers, self.scores):
             handler.attach(self.evaluator)
         if self.trainer is not None:
             self._log(self.evaluator, "validate", tensorboard)
@@ -218,9 +256,10 @@ class Session:
             TensorBoardStatsHandler(log_dir=tensorboard, output_transform=output, iteration_log=terms).attach(engine)
 
     def _record(self) -> None:
-        save_config(self.run_dir, self.recipe.record(self.keys["config"]))
+        self._recorded = save_config(self.run_dir, self.recipe.record(self.keys["config"]))
 
-    def _announce(self, job: str, source: str, data: Any = None) -> None:
+    def _announce(self, job: str, source: str, data: Any = None) -> dict[str, str]:
+        """Says what is going to happen, and gives it for the report."""
         device = next(bare(self.network).parameters()).device
         lines = {"job": job, "device": device_text(device)}
         if data is not None:
@@ -230,11 +269,26 @@ class Session:
         lines |= {"weights": source, "run": str(self.run_dir)}
         for title, text in lines.items():
             say(f"{title + ':':<10}{text}")
+        return {
+            "data": self._recorded.get("dataset_dir") or "sample data, made by this collection",
+            **{title: text for title, text in lines.items() if title != "job"},
+            **{"run": self.run_dir.name, "network": facts.network_text(self.network)},
+            "weights": facts.weights_text(source),
+        }
+
+    def _kept(self) -> str:
+        best = self.best.epoch
+        return "the starting weights, which no epoch beat" if best == 0 else f"the weights of epoch {best}"
+
+    def _scores(self, epoch: int) -> Scores:
+        return Scores(self.scores, epoch, self.metrics)
+
+    def _settings(self) -> list[dict[str, str]]:
+        return facts.settings(self._recorded, self.recipe.keys)
 
     def _tell_gain(self, seconds: float, tensorboard: str | None) -> None:
         best = self.best
-        kept = "the starting weights, which no epoch beat" if best.epoch == 0 else f"epoch {best.epoch}"
-        places = [f"weights {best.path} (of {kept})", f"scores {self.scores.path}", f"pictures {self.run_dir}/panels"]
+        places = [f"weights {best.path} ({self._kept()})", f"scores {self.scores.path}"]
         if tensorboard:
             places.append(f"TensorBoard log {tensorboard}")
         say(f"done in {duration(seconds)}; use the weights with --weights {best.path}")

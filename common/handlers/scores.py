@@ -54,6 +54,7 @@ class ScoreTable:
         self.table = table
         self.others = tuple(others)
         self.items = items
+        self.paper = True  # write scores.md, too; not where a report holds the table
         self._labels: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -80,9 +81,10 @@ class ScoreTable:
         self._append(rows)
         if self.table:
             text = self.text(rows)
-            with replacing(self.folder / "scores.md") as partial:
-                partial.write_text(text + "\n", encoding="utf-8")
             say(text)
+            if self.paper:
+                with replacing(self.folder / "scores.md") as partial:
+                    partial.write_text(text + "\n", encoding="utf-8")
 
     @property
     def path(self) -> Path:

@@ -74,7 +74,8 @@ def _case_names(paths: Sequence[str]) -> list[str]:
 class DegradedVolumes(CacheDataset):
     """Each volume at each scale: the degraded image as "image", the truth as "label".
 
-    Items also carry "low", the low-resolution voxels blown up to the truth's grid for pictures, "case" and "setting".
+    Items also carry "low", the low-resolution voxels blown up to the truth's grid for pictures, "affine", "case" and
+    "setting".
 
     Args:
         data: entries as for any MONAI dataset, with the high-resolution volume's path as "image".
@@ -107,9 +108,9 @@ class DegradedVolumes(CacheDataset):
         return len(self.data) * len(self.scales)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        volume = super().__getitem__(index // len(self.scales))["image"]
+        image = super().__getitem__(index // len(self.scales))["image"]
         scale = self.scales[index % len(self.scales)]
-        volume = volume.as_tensor()
+        volume = image.as_tensor()
         low, interpolated = degrade(volume[:1], scale, self.sigma, self.thickness)
         window = (slice(None), *middle_window(foreground_mask(volume[0]), self.crop))
         blown_up = low
@@ -120,6 +121,7 @@ class DegradedVolumes(CacheDataset):
             "image": torch.cat([interpolated, volume[1:]])[window].contiguous(),
             "label": volume[:1][window].contiguous(),
             "low": blown_up[window].contiguous(),
+            "affine": image.affine,  # its directions and spacing; a crop starts elsewhere
             "case": self.cases[index // len(self.scales)],
             "setting": setting_name(scale),
         }

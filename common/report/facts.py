@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ran, for the report: network, weights, settings and results, without folders of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from common.fingerprint import SUFFIX, file_hash
+from common.weights import bare
+
+__all__ = ["failed", "network_text", "restored", "settings", "sidecar_facts", "weights_text"]
+
+
+def network_text(network: nn.Module) -> str:
+    """A network's class, the form that its weights tell, and its parameters."""
+    network = bare(network)
+    tell = getattr(type(network), "form_of", lambda _: {})
+    form = ", ".join(f"{name} {value}" for name, value in tell(network.state_dict()).items())
+    count = sum(p.numel() for p in network.parameters())
+    return f"{type(network).__name__}{f' ({form})' if form else ''}, {count:,} parameters"
+
+
+def weights_text(source: str | os.PathLike) -> str:
+    """A weights file's name and hash, or what else the weights come from."""
+    path = Path(source)
+    return f"{path.name}, SHA-256 {file_hash(path)}" if path.is_file() else str(source)
+
+
+def settings(given: Mapping[str, Any], keys: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A configuration's values of the keys that a user may set, with their meaning.
+
+    Args:
+        given: values by key.
+        keys: ``common.engine.Key`` by name.
+    """
+    return [
+        {"key": name, "value": _text(given[name]), "meaning": key.meaning.replace("`", "")}
+        for name, key in keys.items()
+        if name in given
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return "computed" if value.startswith("$") else value
+    return json.dumps(value)
+
+
+def restored(sources: Mapping[Path, str], folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """Inputs by name, and their results below a folder.
+
+    Args:
+        sources: input of each result.
+        folder: where results lie.
+    """
+    found: dict[str, list[str]] = {}
+    for result, source in sources.items():
+        found.setdefault(source, []).append(Path(os.path.relpath(result, Path(folder).expanduser())).as_posix())
+    return [{"input": Path(source).name, "files": files} for source, files in found.items()]
+
+
+def failed(failures: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Cases that failed, by name; reasons that name folders are left to the terminal."""
+    return [
+        {"input": Path(path).name, "reason": "failed, see the log" if "/" in reason or "\\" in reason else reason}
+        for path, reason in failures
+    ]
+
+
+def sidecar_facts(results: Sequence[Path]) -> dict[str, Any]:
+    """What the first result's sidecar tells of weights and settings; empty without results."""
+    for result in results:
+        path = Path(f"{result}{SUFFIX}")
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return {}
