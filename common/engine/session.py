@@ -220,12 +220,13 @@ class Session:
             **{"network": facts.network_text(self.network), "weights": facts.weights_text(self.weights)},
             "time": duration(seconds),
         }
-        results = facts.restored(sources, cases.saver.output_dir)
+        saver = cases.saver
+        results = facts.restored(sources, saver.output_dir, saver.root)
         bad = f", {len(failures)} failed" if failures else ""
         done = f"{len(results)} image{'' if len(results) == 1 else 's'} processed{bad}."
         lead = f"{done} There is no truth to score against: compare input and result below."
         shown = facts.settings({**told.get("settings", {}), **told.get("overrides", {})}, self.recipe.keys)
-        report.write("inference", lead, ran, shown, results=results, failures=facts.failed(failures))
+        report.write("inference", lead, ran, shown, results=results, failures=facts.failed(failures, saver.root))
 
     def _follow_training(self, name: str, trainer: Engine) -> None:
         data = trainer.data_loader.dataset

@@ -52,25 +52,31 @@ def _text(value: Any) -> str:
     return json.dumps(value)
 
 
-def restored(sources: Mapping[Path, str], folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """Inputs by name, and their results below a folder.
+def restored(sources: Mapping[Path, str], folder: str | os.PathLike, root: Any = None) -> list[dict[str, Any]]:
+    """Inputs below their folder, and their results below theirs.
 
     Args:
         sources: input of each result.
         folder: where results lie.
+        root: where inputs lie; None, or a file, leaves only their names.
     """
     found: dict[str, list[str]] = {}
     for result, source in sources.items():
-        found.setdefault(source, []).append(Path(os.path.relpath(result, Path(folder).expanduser())).as_posix())
-    return [{"input": Path(source).name, "files": files} for source, files in found.items()]
+        found.setdefault(source, []).append(_below(result, folder))
+    return [{"input": _below(source, root), "files": files} for source, files in found.items()]
 
 
-def failed(failures: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Cases that failed, by name; reasons that name folders are left to the terminal."""
+def failed(failures: Sequence[tuple[str, str]], root: Any = None) -> list[dict[str, str]]:
+    """Cases that failed, below their folder; reasons that name folders are left to the terminal."""
     return [
-        {"input": Path(path).name, "reason": "failed, see the log" if "/" in reason or "\\" in reason else reason}
+        {"input": _below(path, root), "reason": "failed, see the log" if "/" in reason or "\\" in reason else reason}
         for path, reason in failures
     ]
+
+
+def _below(path: str | os.PathLike, root: Any) -> str:
+    inner = Path(os.path.relpath(path, Path(root).expanduser())) if root else Path("..")
+    return Path(path).name if inner == Path() or ".." in inner.parts else inner.as_posix()
 
 
 def sidecar_facts(results: Sequence[Path]) -> dict[str, Any]:

@@ -79,8 +79,9 @@ def inference(bundle, folder, log="", **more):
 
 
 def files(folder):
-    """Contents by name, of all files."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Contents by name, of all files but reports, which tell the time."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "report.html"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def hidden(folder):

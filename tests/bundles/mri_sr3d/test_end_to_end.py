@@ -92,9 +92,9 @@ def test_training_writes_all_that_the_summary_names(brains, tmp_path, capsys):
     run("train", **small(brains, tmp_path))
     text = capsys.readouterr().out
     folder = tmp_path / "runs" / "short-1"
-    for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "split.json", "config.json"):
+    for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "split.json", "config.json", "report.html"):
         assert (folder / name).is_file(), name
-    assert list((folder / "panels").glob("*.png")) and list((folder / "tensorboard").iterdir())
+    assert list((folder / "tensorboard").iterdir())
     for start in ("budget:", "device:", "training:", "held out:", "weights:"):
         assert re.search(rf"^{start} +\S", text, re.MULTILINE), start
     summary = [line for line in text.splitlines() if line.startswith("summary:")]
@@ -143,16 +143,24 @@ def test_resumed_training_ends_with_the_same_weights(brains, tmp_path):
     assert straight["best"] == halves["best"]
 
 
+def viewed(page):
+    """The cases in the viewer of a report."""
+    return json.loads(re.search(r'id="cases">(.*?)</script>', page, re.DOTALL)[1])
+
+
 def test_evaluation_prints_and_writes_the_table_of_scales(brains, tmp_path, capsys):
     weights = tmp_path / "w.pt"
     run("train", **small(brains, tmp_path))
     (tmp_path / "runs" / "short-1" / "best.pt").rename(weights)
     keys = {"weights": str(weights), "test_scales": "[[2,2,2],[1,1,3],[2,2.5,2]]", "crop": 20}
     run("train", "evaluate", **small(brains, tmp_path, **keys))
-    table = (tmp_path / "runs" / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
-    assert table.strip() in capsys.readouterr().out
+    table = capsys.readouterr().out.partition("| case")[2]
     assert table.count("sample-") == 9 and table.count("mean ± sd of 3") == 3
     assert "psnr_whole spline" in table and "ssim_foreground network" in table
+    page = (tmp_path / "runs" / "evaluation-1" / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="gain"') == 3 and "2x2.5x2, 3 volumes" in page
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in page and str(tmp_path) not in page
+    assert len(viewed(page)) == 9 and viewed(page)[0]["planes"][0]["title"] == "Axial"
     assert not (tmp_path / "models").exists()
 
 
@@ -213,6 +221,19 @@ def test_inference_serves_the_good_cases_and_tells_of_the_bad(scans, weights, tm
         assert facts["weights_sha256"] == digest(weights)
         assert str(scans) not in json.dumps(facts) and str(tmp_path) not in json.dumps(facts)
         assert 0.2 < result.get_fdata().std() / source.get_fdata().std() < 5, "back in the input's units"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(f"sub-0{n}/scan.nii.gz" in page for n in (1, 2, 3)) and str(tmp_path) not in page
+    assert [case["name"] for case in viewed(page)] == ["sub-01/scan_sr.nii.gz", "sub-02/scan_sr.nii.gz"]
+    assert viewed(page)[0]["notes"][0].startswith("changed by ")
+
+
+def test_the_uncertainty_stands_in_the_report(scans, weights, tmp_path):
+    infer(scans / "sub-01" / "scan.nii.gz", weights, tmp_path, save_std="true")
+    (case,) = viewed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [column["role"] for column in case["columns"]] == ["input", "result", "uncertainty"]
+    written = (tmp_path / "report.html").stat().st_mtime_ns
+    infer(scans / "sub-01" / "scan.nii.gz", weights, tmp_path, save_std="true")  # nothing to do
+    assert (tmp_path / "report.html").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(

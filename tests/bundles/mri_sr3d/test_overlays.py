@@ -281,4 +281,4 @@ def test_transfer_evaluates_one_data_sets_network_on_another(overlay_cases, tmp_
         rows = list(csv.DictReader(file))
     assert {row["setting"] for row in rows} == {"2x2x2"}
     assert len(rows) == 3  # every subject of the folder
-    assert (tmp_path / "other" / "runs" / "run" / "scores.md").is_file()
+    assert (tmp_path / "other" / "runs" / "run" / "report.html").is_file()

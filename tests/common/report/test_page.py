@@ -110,6 +110,8 @@ def test_what_ran_names_no_folder(tmp_path):
     assert facts.weights_text("random initialisation") == "random initialisation"
     sources = {tmp_path / "out" / "sub-1" / "a_sr.nii.gz": "/data/Zzyzx/a.nii.gz"}
     assert facts.restored(sources, tmp_path / "out") == [{"input": "a.nii.gz", "files": ["sub-1/a_sr.nii.gz"]}]
+    assert facts.restored(sources, tmp_path / "out", "/data")[0]["input"] == "Zzyzx/a.nii.gz"
+    assert facts.restored(sources, tmp_path / "out", "/data/Zzyzx/a.nii.gz")[0]["input"] == "a.nii.gz"
     failures = [("/data/Zzyzx/b.nii", "constant image"), ("c.nii", "would overwrite that of /data/Zzyzx/b.nii")]
     assert facts.failed(failures) == [
         {"input": "b.nii", "reason": "constant image"},
