@@ -144,7 +144,7 @@ class SaveRestoredd(SaveImaged):
         self.sources: dict[Path, str] = {}  # results written so far, and of what
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Writes the predictions and their sidecars; the entry stays as it is."""
+        """Writes the predictions and their sidecars; the entry gets their places below the folder as "saved"."""
         out = dict(data)
         for key in self.keys:  # all before the first is written
             check_finite(out[key])

@@ -20,8 +20,11 @@ __all__ = ["failed", "network_text", "restored", "settings", "sidecar_facts", "w
 def network_text(network: nn.Module) -> str:
     """A network's class, the form that its weights tell, and its parameters."""
     network = bare(network)
-    tell = getattr(type(network), "form_of", lambda _: {})
-    form = ", ".join(f"{name} {value}" for name, value in tell(network.state_dict()).items())
+    try:
+        told = type(network).form_of(network.state_dict())
+    except (AttributeError, ValueError):  # weights that do not tell, or layers folded for inference
+        told = {}
+    form = ", ".join(f"{name} {value}" for name, value in told.items())
     count = sum(p.numel() for p in network.parameters())
     return f"{type(network).__name__}{f' ({form})' if form else ''}, {count:,} parameters"
 
