@@ -28,8 +28,8 @@ RANKS = ((1 / 2,), (1 / 4, 3 / 4), (0, 1), (1 / 8, 3 / 8, 5 / 8, 7 / 8))  # whic
 MOST = 9  # slices along an axis
 MARGIN = 4  # voxels around the foreground
 PLANES = ("Sagittal", "Coronal", "Axial")
-TRUTH, RESULT, SPREAD = "label", "pred", "std"
-ROLES = {TRUTH: "truth", RESULT: "result", SPREAD: "uncertainty"}
+TRUTH, SPREAD = "label", "std"
+ROLES = {TRUTH: "truth", "pred": "result", "result": "result", SPREAD: "uncertainty"}
 
 
 @dataclass
@@ -61,8 +61,8 @@ class CasePictures:
     Args:
         columns: of each image its title and its key in the evaluator's batch or output, ``(C, H, W[, D])``, of which
             the first channel is shown; the first image is what the result is compared with. A third item, false, gives
-            an image a grey scale of its own: another contrast. Keys that a case does not have are left out. ``pred`` is
-            the result, ``label`` the truth, ``std`` the uncertainty.
+            an image a grey scale of its own: another contrast. Keys that a case does not have are left out. ``pred`` or
+            ``result`` is the result, ``label`` the truth, ``std`` the uncertainty.
         rows_first: two-dimensional images are stored row by row from the top, not as slices of a volume.
         most: cases at most.
     """
@@ -98,7 +98,8 @@ class CasePictures:
         there = [(title, key, *shared) for title, key, *shared in self.columns if key in item]
         keys = [key for _, key, *_ in there]
         own = [key == SPREAD or shared == [False] for _, key, *shared in there]
-        result = item[RESULT]
+        made = next(number for number, key in enumerate(keys) if ROLES.get(key) == "result")
+        result = item[keys[made]]
         images = [_on_grid_of(item[key], result) for key in keys]
         leading = images[keys.index(TRUTH) if TRUTH in keys else 0]
         window = robust_range(leading)
@@ -111,7 +112,7 @@ class CasePictures:
             for (title, key, *_), alone in zip(there, own, strict=True)
         ]
         planes = _planes(grey, leading, item.get("affine", getattr(result, "affine", None)), self.rows_first)
-        notes = [] if TRUTH in keys or own[0] else [_change(images[0], images[keys.index(RESULT)], window)]
+        notes = [] if TRUTH in keys or own[0] else [_change(images[0], images[made], window)]
         name = item["case"] if "case" in item else Path(item["saved"][0]).as_posix()
         return Pictures(name, columns, planes, item.get("setting", ""), notes)
 

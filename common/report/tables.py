@@ -50,7 +50,8 @@ class Scores:
         prefixes = (BASELINE, *(f"{other}_" for other in self.table.others))
         known = [name for name in (self.rows or [{}])[0] if name not in LABELS | {"loss"}]
         own = [name for name in known if not name.startswith(prefixes)]
-        self.names = [name for name in self.metrics if name in own] + [n for n in own if n not in self.metrics]
+        others = sorted((n for n in own if n not in self.metrics), key=lambda n: BASELINE + n not in known)
+        self.names = [name for name in self.metrics if name in own] + others
 
     @property
     def settings(self) -> list[str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures: frames side by side, and histograms of reference, input and result (the paper's figure 4)."""
+"""Pictures: histograms of reference, input and result (the paper's figure 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -17,34 +17,11 @@ from common.files import replacing
 
 from .metrics import histogram
 
-__all__ = ["PooledHistograms", "draw_frames", "draw_histograms"]
+__all__ = ["PooledHistograms", "draw_histograms"]
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 360, 16, 24, 40
 COLOURS = {"reference": (40, 90, 200), "input": (200, 60, 40), "result": (30, 140, 60)}
 SMOOTH = np.array([1, 2, 3, 2, 1]) / 9  # neighbouring levels; single levels of scaled 8-bit pictures stand out
-
-
-def draw_frames(
-    images: Sequence[tuple[str, torch.Tensor]], pred: torch.Tensor, truth: torch.Tensor, edge: int = 384
-) -> np.ndarray:
-    """Frames side by side, and what the network took away, five times enlarged, on grey.
-
-    Args:
-        images: title and ``(H, W)`` in [0, 1] each.
-        pred, truth: result and input.
-        edge: height of a frame at least.
-
-    Returns:
-        ``(height, width, 3)`` uint8.
-    """
-    columns = []
-    for title, image in [*images, ("input - network, x5", 0.5 + 5 * (truth - pred))]:
-        levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        times = max(1, edge // levels.shape[0])
-        tile = Image.fromarray(np.pad(levels.repeat(times, 0).repeat(times, 1), ((18, 0), (0, 4)))).convert("RGB")
-        ImageDraw.Draw(tile).text((4, 3), title, fill=(255, 255, 255))
-        columns.append(np.asarray(tile))
-    return np.concatenate(columns, axis=1)
 
 
 def draw_histograms(counts: Mapping[str, torch.Tensor], note: str = "") -> np.ndarray:

@@ -14,7 +14,7 @@ from common.inputs import InputError
 from common.sample_data import write_probe_frames
 from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.patches import StepBatches, StepPatches, UnpairedPatches
-from us_despeckle_lib.pictures import draw_frames, draw_histograms
+from us_despeckle_lib.pictures import draw_histograms
 from us_despeckle_lib.reference import KeepReference, beside, load_reference, pooled_histogram
 from us_despeckle_lib.transforms import LoadFramesd
 
@@ -157,10 +157,6 @@ def test_pictures_show_what_they_are_given():
                ((200, 60, 40), (30, 140, 60))]  # fmt: skip
     assert abs(np.mean(columns[0]) - (16 + 100 * 608 / 255)) < 5
     assert abs(np.mean(columns[1]) - (16 + 160 * 608 / 255)) < 5
-    image = torch.full((40, 50), 0.25)
-    panel = draw_frames([("input", image), ("network", image)], image, image, edge=80)
-    assert panel.shape == (98, 3 * 104, 3)
-    assert (panel[30, 20] == 64).all() and (panel[30, 230] == 128).all()
 
 
 def test_own_frames_are_not_trained_towards_the_sample_probe(frames, monkeypatch, tmp_path):

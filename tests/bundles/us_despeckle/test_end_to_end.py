@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -64,7 +65,16 @@ def train(probes, tmp_path, run):
 def test_three_stages_run_and_write_everything(train, tmp_path, capsys):
     workflow = train(promote=True)
     folder = tmp_path / "runs" / "short-1"
-    names = ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "reference.json", "panels", "tensorboard")
+    names = (
+        "best.pt",
+        "last.pt",
+        "scores.csv",
+        "terms.csv",
+        "config.json",
+        "reference.json",
+        "report.html",
+        "tensorboard",
+    )
     for name in names:
         assert (folder / name).exists(), name
     out = capsys.readouterr().out
@@ -222,14 +232,16 @@ def test_evaluation_writes_table_histograms_and_pictures(probes, weights, tmp_pa
     keys = {"dataset_dir": probes, "output_dir": tmp_path, "weights": weights, "device": "cpu"}
     run("train", "evaluate", **keys)  # the network is the one that the weights file holds
     folder = tmp_path / "evaluation-1"
-    table = (folder / "scores.md").read_text(encoding="utf-8")
+    out = capsys.readouterr().out
+    table = out.partition("| case")[2]
     assert "mean ± sd of 3" in table
     for name in ("kl_reference network", "ssnr input", "cnr network", "width_lateral network", "ssim_clean input"):
         assert name in table
     assert Image.open(folder / "histograms.png").size == (640, 360)
-    assert len(list((folder / "panels").glob("*.png"))) == 3
-    out = capsys.readouterr().out
-    assert "KL(y,x) of input" in out and out.rstrip().splitlines()[-1].startswith("table ")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(json.loads(re.search(r'id="cases">(.*?)</script>', page, re.DOTALL)[1])) == 3
+    assert "KL, reference is " in page and "KL(y,x) of input" in out
+    assert out.rstrip().splitlines()[-1].startswith("report ")
     assert "reference probe" in out
 
 
@@ -258,7 +270,7 @@ def test_inference_keeps_size_kind_margins_and_brightness(tmp_path, run):
     assert (tmp_path / "out" / "a" / "frame_despeckled.png.histogram.png").is_file()
     one = {"dataset_dir": source, "histograms": "false", "output_dir": tmp_path / "one", "keep_mean": "false"}
     run("inference", **{**keys, **one})
-    assert sorted(p.suffix for p in (tmp_path / "one").iterdir()) == [".json", ".png"]
+    assert sorted(p.suffix for p in (tmp_path / "one").iterdir()) == [".html", ".json", ".png"]
     plain = np.asarray(Image.open(tmp_path / "one" / "frame_despeckled.png"))
     assert plain[region].mean() == pytest.approx(0.8 * before[region].mean(), rel=0.02)
 
