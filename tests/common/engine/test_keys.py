@@ -77,6 +77,14 @@ def resolved(wanted, **keys):
     return ConfigParser(content).get_parsed_content("item")["value"]
 
 
+def test_a_key_that_was_resolved_before_keeps_its_value(recipe):
+    content = {**json.loads(json.dumps(CONFIG)), "keys": "$__import__('a_recipe').RECIPE.prepare()"}
+    parser = ConfigParser(content)
+    assert parser.get_parsed_content("output") == "made/here"
+    parser.get_parsed_content("keys")
+    assert parser.get_parsed_content("output") == "made/here"
+
+
 def refused(**keys):
     with pytest.raises(Exception) as caught:
         resolved("turn", **keys)
