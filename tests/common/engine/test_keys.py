@@ -79,9 +79,9 @@ def resolved(wanted, **keys):
 
 def test_a_key_that_was_resolved_before_keeps_its_value(recipe):
     content = {**json.loads(json.dumps(CONFIG)), "keys": "$__import__('a_recipe').RECIPE.prepare()"}
-    parser = ConfigParser(content)
+    parser = ConfigParser({**content, "item": {"_target_": "builtins.dict", "_requires_": "@keys"}})
     assert parser.get_parsed_content("output") == "made/here"
-    parser.get_parsed_content("keys")
+    parser.get_parsed_content("item")
     assert parser.get_parsed_content("output") == "made/here"
 
 
