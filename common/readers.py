@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import logging
 import os
+import warnings
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
@@ -204,6 +205,9 @@ class PictureReader(PILReader):
         return all(os.fspath(name).lower().endswith(PICTURE_SUFFIXES) for name in ensure_tuple(filename))
 
 
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)  # it warns that it is not installed
+
+
 class LoadScan(LoadImage):
     """MONAI's ``LoadImage`` with the readers of this module, by the file's name: ``(C, H, W[, D])`` float32.
 
@@ -213,7 +217,9 @@ class LoadScan(LoadImage):
     """
 
     def __init__(self, allow_missing_slices: Any = False, kept: bool = True) -> None:
-        super().__init__(image_only=True, ensure_channel_first=True, expanduser=False)
+        with warnings.catch_warnings():  # of a decoder for GPUs in one of MONAI's readers, which are all replaced below
+            warnings.filterwarnings("ignore", "NvImgCodec")
+            super().__init__(image_only=True, ensure_channel_first=True, expanduser=False)
         # the last that knows a name reads it, and its error stands: no other reader is tried
         self.readers = [SeriesReader(allow_missing_slices), PictureReader(kept), NiftiReader()]
 

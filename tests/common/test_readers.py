@@ -208,3 +208,8 @@ def test_what_dicom_does_not_state_is_not_made_up(tmp_path, write_dicom, element
         made.save_as(path)
     ((_, told),) = check_headers([tmp_path / "s"])[1]
     assert reason in told
+
+
+def test_making_a_reader_says_nothing_of_decoders_that_nobody_asked_for(caplog, recwarn):
+    LoadScan()
+    assert not caplog.records and not recwarn.list
