@@ -51,6 +51,7 @@ def probe_entries(
             split on its "test" files, and takes all of ``high/`` as reference.
         split: a JSON file with lists of file names without ending instead of ``val_fraction`` and ``seed``, see
             ``common.datasets.read_split``; names of ``high/`` in "validate" or "test" are no reference in training.
+            A name that both folders have is that of ``low/``; ``high/NAME`` is the other.
 
     Returns:
         ``{"train": low, "validate": low, "reference": high}``; a single file in ``low/`` both trains and validates.
@@ -85,13 +86,15 @@ def _entries(parts: dict[str, list[str]]) -> dict[str, list[dict[str, str]]]:
 
 def _split_sides(low: list[str], high: list[str], split: str, held_out: bool) -> dict[str, list[str]]:
     """Files of the low probe that train and validate, and of the reference probe, as a split file says."""
-    parts = {name: set(stems) for name, stems in read_split(split, [stem_of(path) for path in low + high]).items()}
+    names = {path: stem_of(path) for path in low}
+    names |= {path: f"high/{stem_of(path)}" if stem_of(path) in names.values() else stem_of(path) for path in high}
+    parts = {part: set(stems) for part, stems in read_split(split, list(names.values())).items()}
     scored = parts["validate"] if held_out else parts["test"] or parts["validate"]
     kept = parts["validate"] | parts["test"] if held_out else set()
     return {
-        "train": [path for path in low if stem_of(path) in parts["train"]],
-        "validate": [path for path in low if stem_of(path) in scored],
-        "reference": [path for path in high if stem_of(path) not in kept],
+        "train": [path for path in low if names[path] in parts["train"]],
+        "validate": [path for path in low if names[path] in scored],
+        "reference": [path for path in high if names[path] not in kept],
     }
 
 

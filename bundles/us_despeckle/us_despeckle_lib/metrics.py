@@ -102,21 +102,24 @@ def patches_of(levels: np.ndarray, rois: np.ndarray) -> list[np.ndarray]:
 class HistogramKL(CumulativeIterationMetric):
     """Kullback-Leibler divergence to the distribution of a prediction's grey levels, lower is better (table I).
 
-    ``aggregate`` gives that of the pooled histograms; the buffer, one number for each frame by itself.
+    ``aggregate`` gives that of the pooled histograms; the buffer, one number for each frame by itself, NaN where it has
+    no pixels for it.
 
     Args:
         reference: counts ``(256,)`` of the reference set, for KL(y, x^); None for KL(x, x^), of the input.
+        tissue: count the patches of tissue alone, as the paper does with parenchyma (section III B), not all of the
+            ultrasound; the reference set's counts are then of its own patches.
     """
 
-    def __init__(self, reference: torch.Tensor | None = None) -> None:
+    def __init__(self, reference: torch.Tensor | None = None, tissue: bool = False) -> None:
         super().__init__()
-        self.reference = reference
+        self.reference, self.tissue = reference, tissue
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """Counts ``(B, 2, 256)`` of reference and prediction; ``y`` is ``(B, 4, H, W)``, see ``HeldOutFrames``."""
         rows = []
         for pred, label in zip(y_pred, y, strict=True):
-            region = label[REGION]
+            region = label[ROIS if self.tissue else REGION]
             before = histogram(label[IMAGE], region) if self.reference is None else self.reference
             rows.append(torch.stack([before.double().cpu(), histogram(pred[0], region)]))
         return torch.stack(rows)
@@ -124,12 +127,17 @@ class HistogramKL(CumulativeIterationMetric):
     def get_buffer(self) -> torch.Tensor:
         """Divergence of each frame ``(frames, 1)``."""
         counts = super().get_buffer()
-        return kl_divergence(counts[:, 0], counts[:, 1])[:, None]
+        return self._divergence(counts[:, 0], counts[:, 1])[:, None]
 
     def aggregate(self) -> torch.Tensor:
         """Divergence of all frames' pooled histograms, a scalar."""
         counts = super().get_buffer().sum(dim=0)
-        return kl_divergence(counts[0], counts[1])
+        return self._divergence(counts[0], counts[1])
+
+    @staticmethod
+    def _divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        divergence = kl_divergence(before, after)
+        return divergence.masked_fill(after.sum(dim=-1) == 0, float("nan"))
 
 
 class FlooredKL(CumulativeIterationMetric):
@@ -233,19 +241,22 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
 }
 
 
-def speckle_metrics(reference: torch.Tensor, clean: bool = False) -> dict:
+def speckle_metrics(reference: torch.Tensor, tissue: torch.Tensor, clean: bool = False) -> dict:
     """All scores of the prediction, and as ``baseline_...`` of the input, for an evaluator.
 
     Args:
         reference: counts ``(256,)`` of the reference set.
+        tissue: counts ``(256,)`` of its patches of tissue.
         clean: also the similarity to the clean echogenicity, where all frames have one.
 
     Returns:
-        ``kl_reference`` KL(y, x^), ``kl_input`` KL(x, x^), ``ssim_input`` and the others of ``PatchScore``.
+        ``kl_reference`` KL(y, x^), ``kl_input`` KL(x, x^), the same in tissue as ``kl_tissue`` and ``kl_tissue_input``,
+        ``ssim_input`` and the others of ``PatchScore``.
     """
     metrics = {}
     for key, prefix in (("pred", ""), ("image", "baseline_")):
         functions = {"kl_reference": HistogramKL(reference), "kl_input": HistogramKL()}
+        functions |= {"kl_tissue": HistogramKL(tissue, True), "kl_tissue_input": HistogramKL(tissue=True)}
         functions |= {kind: PatchScore(kind) for kind in KINDS if clean or kind != "ssim_clean"}
         for name, function in functions.items():
             metrics[prefix + name] = IgniteMetricHandler(

@@ -28,12 +28,19 @@ __all__ = ["NAME", "KeepReference", "SayReference", "beside", "load_reference", 
 NAME = "reference.json"
 
 
-def pooled_histogram(frames: Iterable[Mapping[str, Any]]) -> torch.Tensor:
-    """Counts ``(256,)`` of the grey levels of all frames inside their ultrasound regions."""
+def pooled_histogram(frames: Iterable[Mapping[str, Any]], tissue: bool = False) -> torch.Tensor:
+    """Counts ``(256,)`` of the grey levels of all frames.
+
+    Args:
+        frames: decoded files, see ``LoadFramesd``.
+        tissue: inside their patches of tissue alone, see ``find_rois``; else in all of their ultrasound.
+    """
     total = torch.zeros(256, dtype=torch.float64)
     for item in frames:
-        image = item["image"]
-        total += histogram(image.as_tensor(), image.meta["region"].expand(image.shape))
+        levels, region = item["image"].as_tensor(), item["image"].meta["region"]
+        for frame in levels:
+            found = torch.from_numpy(find_rois(frame.numpy(), region.numpy() > 0)) if tissue else region
+            total += histogram(frame, found)
     return total
 
 

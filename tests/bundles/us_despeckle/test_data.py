@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from common.inputs import InputError
+from common.runs import save_split
 from common.sample_data import write_probe_frames
 from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.patches import StepBatches, StepPatches, UnpairedPatches
@@ -32,6 +36,24 @@ def test_files_are_split_and_the_split_repeats(probes):
     assert entries == probe_entries(probes, 0.3, 5)
     assert entries["validate"][0] not in entries["train"]
     assert len(probe_entries(probes, 0.3, 5, held_out=False)["validate"]) == 4
+
+
+def test_a_split_file_repeats_the_split_it_was_written_from(probes, tmp_path):
+    """Both folders have files of the same names, which are not of one patient."""
+    entries = probe_entries(probes, 0.3, 5)
+    save_split(tmp_path, {part: entries[part] for part in ("train", "validate")})
+    split = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
+    assert len(split["train"]) == 3 and len(split["validate"]) == 1
+    assert probe_entries(probes, 0.9, 7, split=str(tmp_path / "split.json")) == entries
+    split["test"] = ["high/frame-002"]
+    (tmp_path / "held_out.json").write_text(json.dumps(split), encoding="utf-8")
+    held_out = probe_entries(probes, 0.3, 5, split=str(tmp_path / "held_out.json"))
+    assert [Path(entry["image"]).stem for entry in held_out["reference"]] == ["frame-000", "frame-001", "frame-003"]
+
+
+def test_tissue_of_the_reference_is_counted_alone(frames):
+    whole, tissue = (pooled_histogram(frames["reference"], tissue=wanted) for wanted in (False, True))
+    assert 0 < tissue.sum() < whole.sum() and (tissue <= whole).all()
 
 
 def test_one_file_trains_and_validates(probes, tmp_path, capsys):

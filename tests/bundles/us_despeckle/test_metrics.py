@@ -127,8 +127,26 @@ def test_below_the_floor_everything_is_worse_than_above():
     assert scores["blurred", -1] < 0.01 < scores["same", -1] < scores["blurred", 0.8]
 
 
+def test_divergence_in_tissue_is_that_of_its_patches_alone():
+    rois = torch.zeros(6, 6)
+    rois[1:3, 1:3], rois[4, 4], rois[0, 0] = 1, 2, -1  # two patches of tissue, and what they are contrasted with
+    image = torch.where(rois > 0, 0.2, 0.8)
+    pred, label = item(image, rois)
+    reference = torch.zeros(256)
+    reference[51] = 7
+    tissue, whole = HistogramKL(reference, tissue=True), HistogramKL(reference)
+    for metric in (tissue, whole):
+        metric(pred[None], label[None])
+    assert float(tissue.aggregate()) == pytest.approx(0, abs=1e-6)
+    assert float(whole.aggregate()) > 1
+    without = item(image)
+    tissue(without[0][None], without[1][None])
+    assert tissue.get_buffer().isnan().flatten().tolist() == [False, True]
+    assert float(tissue.aggregate()) == pytest.approx(0, abs=1e-6), "a frame without patches adds nothing"
+
+
 def test_all_scores_have_a_baseline():
-    names = speckle_metrics(torch.ones(256)).keys()
-    assert {"kl_reference", "mean", "ssnr"} <= names and "ssim_clean" not in names
+    names = speckle_metrics(torch.ones(256), torch.ones(256)).keys()
+    assert {"kl_reference", "kl_tissue", "mean", "ssnr"} <= names and "ssim_clean" not in names
     assert {f"baseline_{n}" for n in names if not n.startswith("baseline_")} <= names
-    assert "ssim_clean" in speckle_metrics(torch.ones(256), clean=True)
+    assert "ssim_clean" in speckle_metrics(torch.ones(256), torch.ones(256), clean=True)
