@@ -54,7 +54,7 @@ def lesion_slices(volume: torch.Tensor, source: str, quiet: bool = False) -> tup
 
 def _shown(image: torch.Tensor) -> list[int]:
     """Slices of a volume ``(H, W, D)`` with a fair amount of foreground."""
-    shares = foreground_mask(image).sum(dim=(0, 1))
+    shares = foreground_mask(image.float()).sum(dim=(0, 1))
     return torch.nonzero(shares >= LEAST_SHARE * shares.max()).flatten().tolist()
 
 

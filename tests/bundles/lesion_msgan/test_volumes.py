@@ -43,6 +43,9 @@ def test_slices_are_those_of_the_whole_volume():
     (truth, mask), whole = data.slice(0, 2), volume()[0, ..., 4].as_tensor()
     torch.testing.assert_close(truth, whole[28:124, 16:120], rtol=5e-4, atol=1e-3)
     assert mask.sum() == 240
+    empty = volume()
+    empty[1] = 0
+    assert LesionCrops([{"image": pack(empty, 48)}], 4, 48, "any").known == [(list(range(7)), False)]
     packed, low = statistics(downsample(truth)), downsample(whole[:148, :128])
     assert packed == pytest.approx(statistics(low), rel=5e-3)
     torch.testing.assert_close(downsample(truth)[2:-2, 2:-2], low[9:29, 6:28], rtol=1e-3, atol=0.5)
