@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,9 @@ from common.files import replacing
 from common.inputs import InputError
 from common.settings import boolean, value
 
-__all__ = ["bare", "build", "fits", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
+Network = TypeVar("Network", bound=nn.Module)
+
+__all__ = ["bare", "build", "fits", "in_format", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -26,6 +28,11 @@ def bare(network: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return network
         network = inner
+
+
+def in_format(network: Network, form: torch.memory_format, device: torch.device | str | None = None) -> Network:
+    """A network with its weights in a memory format, such as channels last, and on a device unless it is None."""
+    return network.to(device=device, memory_format=form)  # type: ignore[call-overload]  # torch's stubs lack the format
 
 
 def save_atomically(state: Any, path: str | os.PathLike) -> None:
@@ -71,7 +78,9 @@ def load_flat(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
-def build(network: Any, weights: Any, form: Mapping[str, Any], from_scratch: Any = False, **given: Any) -> nn.Module:
+def build(
+    network: type[Network], weights: Any, form: Mapping[str, Any], from_scratch: Any = False, **given: Any
+) -> Network:
     """The network that a weights file holds; for random weights, the one that a budget describes.
 
     Args:
@@ -90,7 +99,7 @@ def build(network: Any, weights: Any, form: Mapping[str, Any], from_scratch: Any
     if boolean(from_scratch):
         return network(**{**form, **given})
     try:
-        held = network.form_of(load_flat(path))
+        held = cast(Any, network).form_of(load_flat(path))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -108,7 +117,7 @@ def fits(state: Mapping[str, torch.Tensor], network: nn.Module) -> bool:
     return state.keys() == own.keys() and all(state[k].shape == v.shape for k, v in own.items())
 
 
-def load_into(network: nn.Module, path: str | os.PathLike) -> nn.Module:
+def load_into(network: Network, path: str | os.PathLike) -> Network:
     """Loads weights that must fit.
 
     Raises:

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Command-line programs around the bundles: sample data, checks, packages, benchmarks and results."""

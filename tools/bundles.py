@@ -74,7 +74,7 @@ def keys_of(name: str) -> list[Key]:
     }
     for key, value in configs["train"].items():  # an overlay: what it does not set is train.json's
         configs["evaluate"].setdefault(key, value)
-    keys = []
+    keys: list[Key] = []
     for key, meaning in _meanings(name):
         defaults = {config: _text(content[key]) for config, content in configs.items() if key in content}
         if not defaults:

@@ -38,9 +38,10 @@ def run_command(
     unknown = _unknown_options(function, sys.argv[1:])
     if unknown:  # fire itself says so only after the work
         sys.exit(f"error: no option {unknown[0]}; --help lists them")
+    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, *also)
     try:
         return fire.Fire(job, name=name, **options)
-    except (ValueError, TypeError, OSError, *also) as error:
+    except expected as error:
         sys.exit(f"error: {text(error)}")
 
 

@@ -59,22 +59,28 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         raise ValueError("it ends too soon") from error
 
 
+def _part(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number where a part is due")
+    return value
+
+
 def _blob(data: memoryview) -> np.ndarray:
     """An array; its values are packed, or one field each."""
     shape: list[int] = []
     values: list[np.ndarray] = []
     for number, value in fields(data):
         if number == SHAPE:
-            for inner, dims in fields(value):
+            for inner, dims in fields(_part(value)):
                 if inner == DIM and isinstance(dims, int):
                     shape.append(dims)
                 elif inner == DIM:
-                    at = 0
+                    at, dims = 0, _part(dims)
                     while at < len(dims):
                         size, at = varint(dims, at)
                         shape.append(size)
         elif number in (FLOATS, DOUBLES):
-            values.append(np.frombuffer(value, "<f4" if number == FLOATS else "<f8"))
+            values.append(np.frombuffer(_part(value), "<f4" if number == FLOATS else "<f8"))
     return np.concatenate(values or [np.empty(0)]).astype(np.float32).reshape(shape)
 
 
@@ -88,10 +94,10 @@ def layers_of(path: str | Path) -> dict[str, list[np.ndarray]]:
     try:
         for number, layer in fields(memoryview(Path(path).read_bytes())):
             if number == LAYER:
-                inner = list(fields(layer))
-                name = next((bytes(value).decode() for field, value in inner if field == NAME), "")
-                layers[name] = [_blob(value) for field, value in inner if field == BLOBS]
-    except (ValueError, TypeError) as error:
+                inner = list(fields(_part(layer)))
+                name = next((bytes(_part(value)).decode() for field, value in inner if field == NAME), "")
+                layers[name] = [_blob(_part(value)) for field, value in inner if field == BLOBS]
+    except ValueError as error:
         raise ValueError(f"{path}: not a Caffe model ({error})") from error
     return {name: blobs for name, blobs in layers.items() if blobs}
 

@@ -81,8 +81,8 @@ def page(out: str, seed: int = 0, count: int = 100, **methods: str) -> None:
     target.write_text(text, encoding="utf-8")
     key = target.with_suffix(".key.json")
     lines = {f"{number:04d}": {"case": case, "method": name} for number, (case, name) in enumerate(items)}
-    content = {"page": digest, "methods": list(files), "pictures": lines}
-    key.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    known = {"page": digest, "methods": list(files), "pictures": lines}
+    key.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     print(f"{len(items)} pictures of {len(chosen)} cases and {len(files)} methods in {target}; the key in {key}")
 
 
@@ -135,10 +135,13 @@ def _is_answer(answer: Any) -> bool:
 
 def _methods(known: Mapping, key: str) -> dict[str, list[Mapping]]:
     """An empty list of answers for each of a key's methods."""
-    names = known.get("methods")
-    whole = isinstance(known.get("page"), str) and isinstance(names, list) and all(isinstance(n, str) for n in names)
-    lines = known["pictures"].values()
-    if not whole or not all(isinstance(line, dict) and line.get("method") in names for line in lines):
+    names, lines = known.get("methods"), known["pictures"].values()
+    if (
+        not isinstance(known.get("page"), str)
+        or not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or not all(isinstance(line, dict) and line.get("method") in names for line in lines)
+    ):
         raise ValueError(f"{key}: not a key that this tool wrote beside a page")
     return {name: [] for name in names}
 

@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
-import common
-from common.engine import installed_folder
 from tools.command import run_command
 
 __all__ = ["BUNDLES", "bundle_folder", "bundle_names", "main", "package"]
@@ -29,13 +28,19 @@ BUNDLES = ("brasyn_synthesis", "lesion_msgan", "mri_sr3d", "rslm_denoise", "us_d
 def bundle_names() -> list[str]:
     """Names of the collection's bundles."""
     cloned = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
-    return cloned or [name for name in BUNDLES if installed_folder(name)]
+    return cloned or [name for name in BUNDLES if _installed(name)]
 
 
 def bundle_folder(name: str) -> Path:
     """A bundle's folder: of the clone that this file lies in, or where pip put it."""
     cloned = ROOT / "bundles" / name
-    return cloned if cloned.is_dir() else installed_folder(name) or cloned
+    return cloned if cloned.is_dir() else _installed(name) or cloned
+
+
+def _installed(name: str) -> Path | None:
+    from common.engine import installed_folder  # not before: `tools.verify` must find the `common` of a zip
+
+    return installed_folder(name)
 
 
 def package(name: str, out: str = "dist", url: str | None = None) -> str:
@@ -76,7 +81,9 @@ def package(name: str, out: str = "dist", url: str | None = None) -> str:
 def _content(bundle: Path) -> dict[str, bytes]:
     """Files of a bundle, and the shared package, by their path in the bundle's folder."""
     content = {}
-    for root, prefix in ((bundle, ""), (Path(common.__file__).parent, "common/")):
+    shared = find_spec("common")
+    assert shared is not None  # it is installed with this package, or lies beside it
+    for root, prefix in ((bundle, ""), (Path(str(shared.origin)).parent, "common/")):
         for path in sorted(root.rglob("*")):
             parts = path.relative_to(root).parts
             hidden = any(part.startswith(".") or part in SKIPPED for part in parts)

@@ -146,7 +146,7 @@ def summary_table(folder: Path) -> str:
         # a method that misses a setting has no mean that could be compared
         whole = {k: statistics.fmean(n) for k, n in by_method.items() if len(n) == len(board.settings())}
         rivals = {k: n for k, n in whole.items() if k not in (NETWORK, facts["baseline"])}
-        best = (min if facts["lower"] else max)(rivals, key=rivals.get) if rivals else None
+        best = (min if facts["lower"] else max)(rivals, key=lambda key: rivals[key]) if rivals else None
         cells = [
             f"{facts['methods'][key]['name']} {number_text(whole[key])}" if key in whole else "-"
             for key in (facts["baseline"], best)

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.metrics import Metric
 from monai.utils import optional_import
 from torch import nn
 
@@ -21,7 +22,7 @@ from common.sample_data import sample_brains
 from common.settings import amp_pays
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import ScaleIntensityRobustd, foreground_mask
-from common.weights import build, load_into
+from common.weights import build, in_format, load_into
 from rslm_denoise_lib.networks import Generator, memory_format
 from rslm_denoise_lib.noise import add_noise, parse_levels
 
@@ -63,7 +64,7 @@ def denoise(
     truth = _scan(scan, edge)
     path = weights or Path(rslm_denoise_lib.__file__).parents[1] / "models" / "model.pt"
     network = load_into(build(Generator, path, {}), path)
-    network = network.to(where, memory_format=memory_format(network, where))
+    network = in_format(network, memory_format(network, where), where)
     noisy = add_noise(truth, percent, seed=0)
     mixed = network.residual and amp_pays(where) if amp is None else bool(amp)
     comparisons, notes = _compare(network, noisy, truth, percent / 100, repeats, where, mixed)
@@ -73,20 +74,24 @@ def denoise(
 
 def _scan(path: str | None, edge: int) -> torch.Tensor:
     """Middle of a noise-free scan ``(1, H, W, D)`` with background 0 and the foreground's 99.9 percentile at 1."""
-    path = path or sorted(sample_brains().glob("*/*-t1c.nii.gz"))[-1]
+    file = path or sorted(sample_brains().glob("*/*-t1c.nii.gz"))[-1]
     try:
-        volume = torch.as_tensor(np.asarray(nib.load(path).dataobj, dtype=np.float32))[None]
+        volume = torch.as_tensor(np.asarray(nib.Nifti1Image.from_filename(file).dataobj, dtype=np.float32))[None]
     except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
     if volume.ndim != 4:
-        raise ValueError(f"{path}: a 3D scan is needed, this one has {volume.ndim - 1} axes")
+        raise ValueError(f"{file}: a 3D scan is needed, this one has {volume.ndim - 1} axes")
     volume = ScaleIntensityRobustd("image")({"image": volume})["image"]
     window = middle_window(foreground_mask(volume)[0], (edge,) * 3)
     return torch.as_tensor(volume)[(slice(None), *window)].clamp_min(0).contiguous()
 
 
+def _score(metric: Metric, image: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(torch.as_tensor(metric(image[None], truth[None])))
+
+
 def _compare(
-    network: nn.Module,
+    network: Generator,
     noisy: torch.Tensor,
     truth: torch.Tensor,
     sigma: float,
@@ -97,10 +102,10 @@ def _compare(
     image, inferer = noisy[None].to(device), ForegroundInferer(foreground=False)
     layer = max((m for m in network.layers if isinstance(m, nn.Conv3d)), key=lambda m: m.weight.numel())
     form = memory_format(network, device)
-    bare = nn.Conv3d(layer.in_channels, layer.out_channels, layer.kernel_size, padding="same")
-    bare = bare.to(device, memory_format=form)
+    edge = layer.kernel_size[0]
+    bare = in_format(nn.Conv3d(layer.in_channels, layer.out_channels, edge, padding="same"), form, device)
     features = torch.rand(1, layer.in_channels, *noisy.shape[1:]).to(device, memory_format=form)
-    autocast = {"device_type": device.type, "dtype": half_type(device), "enabled": mixed}
+    autocast: dict[str, Any] = {"device_type": device.type, "dtype": half_type(device), "enabled": mixed}
     work, single = multiplications(network), layer.weight.numel()
     passes = max(1, round(work / single))  # as long as the network, so that other load meets both alike
     results: dict[str, Any] = {}
@@ -142,8 +147,7 @@ def _compare(
         say(f"{comparison.what}: ratio {comparison.row()[3]}")
     mask = foreground_mask(truth)
     scores = [
-        f"{name} {RegionPSNR('foreground')(image[None], truth[None]).item():.2f} dB"
-        f" / {RegionSSIM('foreground')(image[None], truth[None]).item():.4f}"
+        f"{name} {_score(RegionPSNR(), image, truth):.2f} dB / {_score(RegionSSIM(), image, truth):.4f}"
         for name, image in {"noisy": noisy, "network": results["network"], "BM4D": results["BM4D"]}.items()
     ]
     return comparisons, [

@@ -15,7 +15,7 @@ from common.handlers.scores import markdown_table
 from common.inputs import InputError
 from common.metrics import ssim_map
 from common.sample_data import sample_probes
-from common.weights import build, load_into
+from common.weights import build, in_format, load_into
 from tools.rivals.us_despeckle import filters
 from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.inferers import FrameInferer
@@ -61,14 +61,14 @@ def despeckle(
     path = Path(weights) if weights else Path(us_despeckle_lib.__file__).parents[1] / "models" / "model.pt"
     known = bool(weights) or path.is_file()
     network = build(DRNN, path, {"channels": 64, "blocks": 6}, not known, **sizes)
-    network = network.to(where, memory_format=torch.channels_last).eval()
+    network = in_format(network, torch.channels_last, where).eval()
     if known:
         load_into(network, path)
-    channels, blocks = network.tail.in_channels, len(network.body)
-    comparison, note = _speed(network, channels, edge, repeats, where)
+    width, depth = network.tail.in_channels, len(network.body)
+    comparison, note = _speed(network, width, edge, repeats, where)
     say(f"{comparison.what}: ratio {comparison.row()[3]}")
     table = _filters(network, where, dataset_dir or str(sample_probes()))
-    title = f"despeckle: {3 * blocks + 2} convolutions of {channels} channels, a frame of {edge} x {edge} pixels"
+    title = f"despeckle: {3 * depth + 2} convolutions of {width} channels, a frame of {edge} x {edge} pixels"
     report(title, where, [comparison], [note], markdown)
     print(table, flush=True)
     if markdown:
@@ -80,7 +80,7 @@ def _speed(network: nn.Module, channels: int, edge: int, repeats: int, device: t
     """A frame through the network against bare convolutions with as many multiplications."""
     image = torch.rand(1, 1, edge, edge, device=device)
     ours = FrameInferer()
-    layer = nn.Conv2d(channels, channels, 3, padding=1).to(device, memory_format=torch.channels_last)
+    layer = in_format(nn.Conv2d(channels, channels, 3, padding=1), torch.channels_last, device)
     features = torch.rand(1, channels, edge, edge, device=device).to(memory_format=torch.channels_last)
     work = multiplications(network)
     passes = max(1, round(work / layer.weight.numel()))
@@ -122,7 +122,7 @@ def _filters(network: nn.Module, device: torch.device, dataset_dir: str) -> str:
             image, label = item["image"][0].numpy(), item["label"]
             results: list[np.ndarray] = []
             try:
-                seconds += timed(lambda job=job, image=image, kept=results: kept.append(job(image)), device)
+                seconds += timed(lambda: results.append(job(image)), device)  # noqa: B023 - called at once
             except (InputError, ImportError) as error:
                 say(f"{name} left out: {error}")
                 break

@@ -24,7 +24,7 @@ __all__ = ["BundleEvaluation"]
 
 EVALUATOR = "validate::evaluator"
 # the scores are computed for each method alike, and a run's files are not wanted
-QUIET = {
+QUIET: dict[str, Any] = {
     **{"validate::handlers": [], f"{EVALUATOR}::key_val_metric": None, f"{EVALUATOR}::additional_metrics": None},
     **{"session::scores": None, "session::columns": None, "run_dir": None},
 }
@@ -49,7 +49,7 @@ class BundleEvaluation:
 
     def __init__(self, bundle: str, keys: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
         self.bundle, self.keys, self.whole = bundle, dict(keys), dict(whole)
-        root = Path(importlib.import_module(f"{bundle}_lib").__file__).parents[1]
+        root = Path(str(importlib.import_module(f"{bundle}_lib").__file__)).parents[1]
         files = [str(root / "configs" / f"{job}.json") for job in ("train", "evaluate")]
         content = ConfigParser(ConfigParser.load_config_files(files))
         steps = content["run"]

@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from common.inferers import RegionInferer
+from common.weights import in_format
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet, fold
 
 from .compare import Comparison, check_counts, chosen_device, in_turn, report, seconds_text
@@ -47,14 +48,14 @@ def lesion(
     networks = MultiScaleGenerator().eval(), SRResNet().eval()
     work, single_work = (network.multiplications for network in networks)
     shares = _shares(networks[0])
-    multi, single = (fold(network).to(where, memory_format=form) for network in networks)
+    multi, single = (in_format(fold(network), form, where) for network in networks)
     volume = torch.rand(1, 1, height, width, slices, device=where)
     top, left = (height - region) // 2, (width - region) // 2
     box = torch.tensor([(top, top + region), (left, left + region), (0, slices)])
     focused = MetaTensor(volume, meta={"region": box})
     inferer = RegionInferer(batch_size=slices)
     flat = volume[0].movedim(-1, 0).contiguous(memory_format=form)
-    bare = nn.Conv2d(64, 64, 3, padding=1).to(where, memory_format=form)
+    bare = in_format(nn.Conv2d(64, 64, 3, padding=1), form, where)
     # the generator's two grids, in the shares of its work that they have
     coarse = torch.rand(slices, 64, height, width, device=where).contiguous(memory_format=form)
     fine = torch.rand(slices, 64, 2 * height, 2 * width, device=where).contiguous(memory_format=form)

@@ -123,9 +123,9 @@ def _facts(
 def _run(evaluation: BundleEvaluation, methods: Sequence[Rival], board: Scoreboard, seed: int) -> None:
     """Every method on every case whose line is missing."""
     scores = board.facts["scores"]
-    ready = [method for method in methods if method.apply is not None]
+    ready = [(method, method.apply) for method in methods if method.apply is not None]
     for index in range(len(evaluation.dataset)):
-        due = [method for method in ready if not board.has(method.key, index)]
+        due = [(method, apply) for method, apply in ready if not board.has(method.key, index)]
         if not due and board.has(NETWORK, index):
             continue
         item = evaluation.dataset[index]
@@ -134,13 +134,13 @@ def _run(evaluation: BundleEvaluation, methods: Sequence[Rival], board: Scoreboa
             prediction, seconds = evaluation.predict(item)
             board.facts["methods"][NETWORK]["work"] = evaluation.work
             board.add(NETWORK, index, case, setting, seconds, evaluation.score(prediction, item, scores))
-        for method in due:
+        for method, apply in due:
             set_determinism(seed)
             start = time.perf_counter()
             try:
-                made = method.apply(item)
-                seconds = time.perf_counter() - start if method.timed else None
-                board.add(method.key, index, case, setting, seconds, evaluation.score(made, item, scores))
+                made = apply(item)
+                taken = time.perf_counter() - start if method.timed else None
+                board.add(method.key, index, case, setting, taken, evaluation.score(made, item, scores))
             except Exception as error:  # a rival's failure is its own
                 board.facts["methods"][method.key]["reason"] = f"failed at {setting} ({one_line(root_cause(error))})"
                 say(f"{method.name}: {case} {setting} failed ({one_line(root_cause(error))})")

@@ -32,7 +32,7 @@ def across(rows: Sequence[Mapping[str, str]], score: str, subject: Callable[[str
 
 
 def significance(ours: Mapping[str, float], other: Mapping[str, float]) -> float | None:
-    """p of Wilcoxon's signed-rank test, two-sided, over the subjects that both have; None for fewer than six."""
+    """The p-value of Wilcoxon's signed-rank test, two-sided, over subjects that both have; None for fewer than six."""
     pairs = [(ours[name], other[name]) for name in ours if name in other]
     if len(pairs) < LEAST_CASES or all(a == b for a, b in pairs):
         return None

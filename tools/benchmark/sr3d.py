@@ -21,6 +21,7 @@ from common.console import multiplications, say
 from common.inferers import ForegroundInferer
 from common.samplers import RandomPatches, SliceProfile
 from common.transforms.degradation import degrade, low_resolution_size, profile_matrix, profile_sigma, spline_matrix
+from common.weights import in_format
 from mri_sr3d_lib.data import parse_scales
 from mri_sr3d_lib.networks import ReCNN
 from mri_sr3d_lib.training import parameter_groups
@@ -60,7 +61,7 @@ def sr3d(
     check_counts(edge=edge, layers=layers, filters=filters, repeats=repeats)
     where = chosen_device(device)
     torch.manual_seed(0)
-    network = ReCNN(layers, filters).to(where, memory_format=torch.channels_last_3d)
+    network = in_format(ReCNN(layers, filters), torch.channels_last_3d, where)
     comparisons, notes = [], []
     for part in (
         lambda: _inference(network, filters, edge, repeats, where),
@@ -82,7 +83,7 @@ def _inference(
     """Whole volume in one pass, against bare convolutions with as many multiplications, and against sliding windows."""
     image = torch.rand(1, 1, edge, edge, edge, device=device)
     ours, windows = ForegroundInferer(foreground=False), SlidingWindowInferer(WINDOW, 1, OVERLAP, mode="gaussian")
-    layer = nn.Conv3d(filters, filters, 3, padding=1).to(device, memory_format=torch.channels_last_3d)
+    layer = in_format(nn.Conv3d(filters, filters, 3, padding=1), torch.channels_last_3d, device)
     features = torch.rand(1, filters, edge, edge, edge, device=device).to(memory_format=torch.channels_last_3d)
     work = multiplications(network)
     passes = max(1, round(work / layer.weight.numel()))  # as long as the network, so that other load meets both alike
@@ -93,7 +94,7 @@ def _inference(
                 layer(features)
 
     # as a stock configuration has it: torch's default memory layout
-    stock = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    stock = in_format(copy.deepcopy(network), torch.contiguous_format)
 
     def sliding() -> None:
         with torch.inference_mode():

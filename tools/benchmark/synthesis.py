@@ -168,7 +168,7 @@ def _views(volume: Sequence[int], width: int, device: torch.device) -> tuple[Com
         folder = Path(name)
         source, case = _made_case(folder, volume), folder / "case"
         _link_case(source, case, inputs_of(TARGET))
-        overrides = {
+        overrides: dict[str, Any] = {
             "dataset_dir": str(case),
             "output_dir": str(folder / "results"),
             "ckpt_dir": str(folder / "models"),

@@ -56,7 +56,7 @@ def enlarge(low: torch.Tensor, size: Sequence[int], factors: Sequence[float], ho
         factors: low-resolution spacing in high-resolution voxels, per axis.
         how: ``linear``, ``lanczos`` or ``spline`` (cubic).
     """
-    matrices = []
+    matrices: list[np.ndarray | None] = []
     for n, new, factor in zip(low.shape[-len(factors) :], size, factors, strict=True):
         if factor == 1:
             matrices.append(None)

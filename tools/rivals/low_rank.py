@@ -90,8 +90,10 @@ def lrtv(
         low: ``(h, w, d)``, background 0 and the foreground's 99.9 percentile 1.
         size: voxels of the result.
         factors: low-resolution spacing in high-resolution voxels, per axis.
-        sigma, thickness: the slice profile, see ``common.transforms.degradation.profile_sigma``.
-        tv, rank: weights of the two terms.
+        sigma: of the slice profile, see ``common.transforms.degradation.profile_sigma``.
+        thickness: of the slices, likewise.
+        tv: weight of the total variation.
+        rank: weight of the nuclear norms.
         rho: weight of the augmented Lagrangian, the paper's 0.1.
         rounds: of the alternation.
         steps: gradient steps in each.

@@ -117,7 +117,7 @@ def run_eclare(low: torch.Tensor, size: Any, factors: Any) -> torch.Tensor:
         if ended.returncode or not found:
             last = (ended.stderr.strip().splitlines() or ["no image written"])[-1]
             raise RuntimeError(f"{shlex.join(command[:1])} failed: {last}")
-        made = nib.load(found[-1])
+        made = nib.Nifti1Image.from_filename(found[-1])
         # voxel centres of the 1 mm grid in the result's own voxels
         to_made = np.linalg.inv(made.affine)
         values = ndimage.affine_transform(

@@ -20,7 +20,8 @@ def pearson_distance(u: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Pearson distance of two pixels, ``(u - v)^2 / v^(2 gamma)`` with the paper's gamma of 0.5: noise grows with v.
 
     Args:
-        u, other: grey levels above 0 of one shape; the noise is taken from ``other``.
+        u: grey levels above 0.
+        other: v, grey levels above 0 of the same shape, from which the noise is taken.
     """
     return (u - other) ** 2 / other
 

@@ -26,7 +26,7 @@ __all__ = ["CAPTION", "LOWER", "SCORES", "WHOLE", "best_gaussian", "rivals", "ru
 SCORES = ("psnr_foreground", "ssim_foreground", "ncc_foreground", "psnr_whole", "ssim_whole")
 CAPTION = "whole volumes; PSNR in dB; multiplications per voxel"
 LOWER = False
-WHOLE = {"validate::dataset::crop": None, "validate::dataset::others": []}
+WHOLE: dict[str, Any] = {"validate::dataset::crop": None, "validate::dataset::others": []}
 SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)  # voxels
 TOLD = "told the level"
 
@@ -42,7 +42,8 @@ def best_gaussian(noisy: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Gaussian smoothing with the sigma that comes nearest to the truth's foreground: more than a user could reach.
 
     Args:
-        noisy, truth: ``(1, H, W, D)``.
+        noisy: ``(1, H, W, D)``.
+        truth: the same shape.
     """
     inside = foreground_mask(truth)
     results = [torch.from_numpy(gaussian_filter(noisy[0].numpy(), sigma))[None] for sigma in SIGMAS]
@@ -50,8 +51,11 @@ def best_gaussian(noisy: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def without_bias(smooth: np.ndarray, sigma: float) -> np.ndarray:
-    """Takes off what Rician noise adds: the mean square of a magnitude is ``signal^2 + 2 sigma^2``, of a mean
-    magnitude about ``signal^2 + sigma^2`` where the signal exceeds the noise."""
+    """Takes off what Rician noise adds to a mean.
+
+    The mean square of a magnitude is ``signal^2 + 2 sigma^2``, the square of a mean magnitude about
+    ``signal^2 + sigma^2`` where the signal exceeds the noise.
+    """
     return np.sqrt(np.maximum(smooth**2 - sigma**2, 0))
 
 
@@ -154,7 +158,7 @@ def run_program(command: str, image: np.ndarray) -> np.ndarray:
         if ended.returncode or not result.is_file():
             last = (ended.stderr.strip().splitlines() or ["no image written"])[-1]
             raise RuntimeError(f"{words[0]} failed: {last}")
-        made = nib.load(result).get_fdata(dtype=np.float32)
+        made = nib.Nifti1Image.from_filename(result).get_fdata(dtype=np.float32)
     if made.shape != image.shape:
         raise RuntimeError(f"{words[0]} gave {made.shape} voxels for {image.shape}")
     return made

@@ -141,8 +141,8 @@ def _check_elsewhere(folder: Path, which: str) -> bool:
         which: "all", or "files" for what runs nothing of the bundle: its folder is then no place to import from.
     """
     words = [sys.executable, "-c", CHILD, str(Path(__file__).parents[2]), str(folder), folder.name, which]
-    told = {"stdout": subprocess.PIPE, "encoding": "utf-8", "env": {**os.environ, "PYTHONIOENCODING": "utf-8"}}
-    with subprocess.Popen(words, cwd=folder, **told) as child:
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, encoding="utf-8", env=env) as child:
         for line in child.stdout or ():
             print(line, end="", flush=True)
     if child.returncode not in (0, 1):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -102,5 +103,5 @@ def unpack(archive: zipfile.ZipFile, folder: Path) -> None:
     for member in archive.infolist():
         try:
             archive.extract(member, folder)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zipfile.zlib.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
             raise ValueError(f"member {member.filename!r:.200} is damaged ({error})") from error

@@ -15,6 +15,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.reference_resolver import ReferenceResolver
+from monai.utils import BundlePropertyConfig
 
 __all__ = ["check_keys", "check_paths", "check_shared_blocks"]
 
@@ -62,7 +63,7 @@ def _leaves(value: Any) -> Iterator[str]:
 def _components(value: Any) -> Iterator[dict[str, Any]]:
     """All parts of a configuration that stand for an object."""
     if isinstance(value, dict | list):
-        if ConfigComponent.is_instantiable(value):
+        if isinstance(value, dict) and ConfigComponent.is_instantiable(value):
             yield value
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _components(inner)
@@ -97,9 +98,8 @@ def check_keys(name: str) -> list[str]:
 
 def _reached(parser: ConfigParser, code: str) -> tuple[set[tuple[str, ...]], list[str]]:
     """Paths that are referred to, starting from what MONAI and the recipe's rule read, and references to nothing."""
-    known = [
-        p["id"] for p in (*TrainProperties.values(), *InferProperties.values()) if not p["id"].startswith("_meta_")
-    ]
+    properties = [*TrainProperties.values(), *InferProperties.values()]
+    known = [i for i in (str(own[BundlePropertyConfig.ID]) for own in properties) if not i.startswith("_meta_")]
     if "keys" in parser:  # which reads the budgets, and every key that is declared
         known += ["budgets", "budget", *re.findall(r"""\bkeys\["(\w+)"\]""", code)]
     # networks of further weights, which ``check_weights`` builds

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,8 @@ from .inference import config, run_inference
 __all__ = ["check_grid"]
 
 SIZES, SPACING = (14, 12, 5), (1.0, 1.0, 3.0)
-REQUESTS = (  # what is asked for, and the sizes and spacing that have to come
+# what is asked for, and the sizes and spacing that have to come
+REQUESTS: tuple[tuple[dict[str, Any], tuple[int, ...], tuple[float, ...]], ...] = (
     ({}, (14, 12, 15), (1.0, 1.0, 1.0)),  # isotropic at the finest spacing
     ({"spacing": [0.7, 0.8, 1.5]}, (20, 15, 10), (0.7, 0.8, 1.5)),
     ({"scale": [2, 1, 3]}, (28, 12, 15), (0.5, 1.0, 1.0)),
@@ -56,7 +58,7 @@ def _compare(out: Path, sizes: tuple[int, ...], spacing: tuple[float, ...]) -> l
     results = sorted(out.rglob("*.nii.gz"))
     if len(results) != 1:
         return [f"{len(results)} results instead of one"]
-    result = nib.load(results[0])
+    result = nib.Nifti1Image.from_filename(results[0])
     if result.shape != sizes:
         return [f"gives {result.shape} voxels instead of {sizes}"]
     corners = np.stack(np.meshgrid(*([-0.5, n - 0.5] for n in sizes), [1.0], indexing="ij"), -1).reshape(-1, 4)

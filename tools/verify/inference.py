@@ -54,7 +54,13 @@ def run_inference(source: Path, out: Path, asked: dict[str, Any]) -> list[str]:
         out: folder for the results.
         asked: further keys.
     """
-    given = {"bundle_root": ".", "dataset_dir": str(source), "output_dir": str(out), "device": "cpu", "amp": False}
+    given: dict[str, Any] = {
+        "bundle_root": ".",
+        "dataset_dir": str(source),
+        "output_dir": str(out),
+        "device": "cpu",
+        "amp": False,
+    }
     with quiet():
         workflow = ConfigWorkflow(
             "configs/inference.json", "configs/metadata.json", False, workflow_type="infer", **given, **asked
@@ -91,7 +97,7 @@ def _requests(folder: Path) -> list[tuple[dict[str, Any], Path]]:
     case = folder / "sample-000"
     if "target" in config():
         return [({"target": target, "views": 1}, case) for target in SEQUENCES]
-    asked = {"detector": "network"} if "detector_weights" in config() else {}
+    asked: dict[str, Any] = {"detector": "network"} if "detector_weights" in config() else {}
     if "scale" in config():
         asked["scale"] = [1, 1, 2]
     return [(asked, case / f"{case.name}-t1c.nii.gz")]
@@ -103,4 +109,8 @@ def _check_results(out: Path) -> list[str]:
     if not results:
         return [f"no {ending} file came"]
     scans = [path for path in results if ending == ".nii.gz"]
-    return [f"{p.name} holds values that are not finite" for p in scans if not np.isfinite(nib.load(p).dataobj).all()]
+    return [
+        f"{p.name} holds values that are not finite"
+        for p in scans
+        if not np.isfinite(nib.Nifti1Image.from_filename(p).dataobj).all()
+    ]

@@ -172,9 +172,9 @@ def check_onnx(name: str) -> list[str]:
         raise ModuleNotFoundError("onnxruntime")
     network = _network()
     traced, other = _sample(network, EDGES), _sample(network, OTHER, batch=3)
-    names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": _dynamic_axes(traced)}}
+    axes = {"image": _dynamic_axes(traced)}
     with quiet(), torch.no_grad():
-        model = convert_to_onnx(network, [traced], **names)
+        model = convert_to_onnx(network, [traced], input_names=["image"], output_names=["pred"], dynamic_axes=axes)
         session = onnxruntime.InferenceSession(model.SerializeToString())
         made = session.run(None, {"image": other.numpy()})[0]
         return _compare(torch.from_numpy(made), network(other), "ONNX")
