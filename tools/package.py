@@ -7,14 +7,13 @@ import hashlib
 import json
 import os
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from tools.command import run_command
 
 __all__ = ["BUNDLES", "bundle_folder", "bundle_names", "main", "package"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]  # of the clone, or where pip put packages: `common` lies there in both
 LARGE = 25 * 2**20  # bytes; the Model Zoo takes nothing larger into git
 SKIPPED = {"runs", "eval", "mlruns", "dist", "__pycache__"}  # what runs and this tool leave behind
 LEFT = (".pyc", ".partial", ".replaced")  # endings of compiled code, of files whose writer was killed, of what was kept
@@ -81,9 +80,7 @@ def package(name: str, out: str = "dist", url: str | None = None) -> str:
 def _content(bundle: Path) -> dict[str, bytes]:
     """Files of a bundle, and the shared package, by their path in the bundle's folder."""
     content = {}
-    shared = find_spec("common")
-    assert shared is not None  # it is installed with this package, or lies beside it
-    for root, prefix in ((bundle, ""), (Path(str(shared.origin)).parent, "common/")):
+    for root, prefix in ((bundle, ""), (ROOT / "common", "common/")):
         for path in sorted(root.rglob("*")):
             parts = path.relative_to(root).parts
             hidden = any(part.startswith(".") or part in SKIPPED for part in parts)

@@ -38,7 +38,6 @@ def little(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     monkeypatch.setattr(packing, "ROOT", tmp_path)
-    monkeypatch.setattr(packing.common, "__file__", str(tmp_path / "common" / "__init__.py"))
     return tmp_path
 
 
