@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from monai.transforms.utils_pytorch_numpy_unification import percentile
 from PIL import Image
 
 from common.distributed import is_main_process
+from common.pictures import SUFFIXES
 from common.transforms.geometry import spacing_of
 from common.transforms.intensity import foreground_mask, robust_range
 
@@ -63,7 +64,8 @@ class CasePictures:
             the first channel is shown; the first image is what the result is compared with. A third item, false, gives
             an image a grey scale of its own: another contrast. Keys that a case does not have are left out. ``pred`` or
             ``result`` is the result, ``label`` the truth, ``std`` the uncertainty.
-        rows_first: two-dimensional images are stored row by row from the top, not as slices of a volume.
+        rows_first: two-dimensional images are stored row by row from the top, not as slices of a volume, nor as MONAI
+            reads pictures.
         most: cases at most.
     """
 
@@ -111,9 +113,14 @@ class CasePictures:
             {"title": title, "role": ROLES.get(key, "input"), "scale": "own" if alone else "shared"}
             for (title, key, *_), alone in zip(there, own, strict=True)
         ]
-        planes = _planes(grey, leading, item.get("affine", getattr(result, "affine", None)), self.rows_first)
+        affine, meta = getattr(result, "affine", None), getattr(result, "meta", {})
+        picture = str(meta.get("filename_or_obj", "")).lower().endswith(SUFFIXES)
+        turn = _as_it_is if self.rows_first else np.transpose if picture else _slice_upright
+        planes = _planes(grey, leading, item.get("affine", affine), turn)
         notes = [] if TRUTH in keys or own[0] else [_change(images[0], images[made], window)]
-        name = item["case"] if "case" in item else Path(item["saved"][0]).as_posix()
+        name = (
+            Path(item["saved"][0]).as_posix() if "saved" in item else item["case"]
+        )  # which may be a path in inference
         return Pictures(name, columns, planes, item.get("setting", ""), notes)
 
     def packed(self, budget: int) -> list[dict[str, Any]]:
@@ -162,13 +169,23 @@ def _change(before: torch.Tensor, after: torch.Tensor, window: tuple[float, floa
     return f"changed by {100 * change:.1f} % of the grey scale (root mean square over the foreground)"
 
 
-def _planes(grey: Sequence[np.ndarray], leading: torch.Tensor, affine: Any, rows_first: bool) -> list[Plane]:
+def _as_it_is(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+def _slice_upright(image: np.ndarray) -> np.ndarray:
+    """Rows of a slice ``(x, y)`` whose y points up."""
+    return image.T[::-1]
+
+
+def _planes(
+    grey: Sequence[np.ndarray], leading: torch.Tensor, affine: Any, turn: Callable[[np.ndarray], np.ndarray]
+) -> list[Plane]:
     """Slices through the foreground; volumes with an affine as radiologists look at them, the patient's right left."""
     inside = _box(foreground_mask(leading).numpy())
     grey = [image[inside] for image in grey]
     if grey[0].ndim == 2:
-        picture = [image if rows_first else image.T[::-1] for image in grey]
-        return [Plane("", 1.0, [""], [picture])]
+        return [Plane("", 1.0, [""], [[turn(image) for image in grey]])]
     spacing, titles = np.ones(3), [f"Plane across axis {axis + 1}" for axis in range(3)]
     offsets = np.array([part.start for part in inside])
     lengths = np.array(leading.shape)
@@ -188,7 +205,7 @@ def _planes(grey: Sequence[np.ndarray], leading: torch.Tensor, affine: Any, rows
         own = [offsets[axis] + (d if flipped[axis] > 0 else count - 1 - d) + 1 for d in depths]
         captions = [f"slice {n} of {lengths[axis]}" for n in own]
         mirror = -1 if affine is not None else 1
-        levels = [[image.take(d, axis).T[::-1, ::mirror] for image in grey] for d in depths]
+        levels = [[_slice_upright(image.take(d, axis))[:, ::mirror] for image in grey] for d in depths]
         sides = ("", "") if affine is None else ("A", "P") if axis == 0 else ("R", "L")
         planes.append(Plane(title, round(float(height / width), 4), captions, levels, *sides))
     return planes[::-1]  # axial first

@@ -60,7 +60,7 @@ def train(brains, tmp_path, run):
 def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     workflow = train(promote=True)
     folder = tmp_path / "runs" / "short-1"
-    for name in ("best.pt", "last.pt", "scores.csv", "split.json", "terms.csv", "config.json", "panels"):
+    for name in ("best.pt", "last.pt", "scores.csv", "split.json", "terms.csv", "config.json", "report.html"):
         assert (folder / name).exists(), name
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -220,12 +220,13 @@ def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, m
     for target in ("t1c", "t2w"):
         keys = {"dataset_dir": brains, "output_dir": tmp_path, "ckpt_dir": models, "target": target, "slices": 10}
         run("train", "evaluate", run_name=target, **keys)
-        table = (tmp_path / target / "scores.md").read_text(encoding="utf-8")
+        table = capsys.readouterr().out
         for method in ("best input", "regression", "one_view", "network"):
             assert table.count(f"| {method} ") == 4  # three cases and the mean
         for column in ("ssim_healthy", "ssim_tumour", "psnr_healthy", "psnr_tumour", "roughness"):
             assert column in table
-        assert len(list((tmp_path / target / "panels").glob("*.png"))) == 3
+        page = (tmp_path / target / "report.html").read_text(encoding="utf-8")
+        assert page.count('class="network"') == 1 and page.count('"role": "result"') == 3
 
 
 def test_evaluation_of_the_subjects_that_a_split_holds_out_by_the_challenge_s_convention(brains, models, tmp_path, run):
@@ -295,7 +296,7 @@ def test_training_and_evaluation_on_dicom_series(models, tmp_path, write_dicom, 
     run("train", output_dir=tmp_path / "runs", budgets=budgets, **keys)
     run("train", "evaluate", output_dir=tmp_path / "eval", slices=6, **keys)
     assert (tmp_path / "runs" / "short-1" / "best.pt").is_file()
-    table = (tmp_path / "eval" / "evaluation-1" / "scores.md").read_text(encoding="utf-8")
+    table = (tmp_path / "eval" / "evaluation-1" / "scores.csv").read_text(encoding="utf-8")
     assert "c1" in table and "c2" in table
 
 

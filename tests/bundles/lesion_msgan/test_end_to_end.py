@@ -62,7 +62,7 @@ def infer(weights, tmp_path, run):
 def test_train_validates_first_and_writes_everything(train, tmp_path, capsys):
     workflow = train()
     folder = tmp_path / "runs" / "short-1"
-    for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "panels", "tensorboard"):
+    for name in ("best.pt", "last.pt", "scores.csv", "terms.csv", "config.json", "report.html", "tensorboard"):
         assert (folder / name).exists(), name
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -115,8 +115,8 @@ def test_the_detector_trains_is_scored_and_finds_a_region(brains, infer, tmp_pat
     run("train", detector="network", run_name="on_found", **keys, **{"budgets::short": BUDGET})
     assert (tmp_path / "runs" / "on_found" / "best.pt").is_file()
     run("train_detector", "evaluate_detector", run_name="scored", **keys)
-    table = (tmp_path / "runs" / "scored" / "scores.md").read_text(encoding="utf-8")
-    assert all(text in table for text in ("covered", "network", "foreground"))
+    table = (tmp_path / "runs" / "scored" / "report.html").read_text(encoding="utf-8")
+    assert all(text in table for text in ("Covered", "network", "foreground"))
     before = weights.read_bytes()
     run("train_detector", "shipped_detector", run_name="shipped", detector="mask", **keys)
     assert (tmp_path / "runs" / "shipped" / "best.pt").is_file() and weights.read_bytes() == before
@@ -245,7 +245,7 @@ def test_a_case_that_fails_does_not_stop_the_others(infer, tmp_path, caplog):
     ):
         assert sum(f"{folder / name}: {reason}" in line for line in summary) == 1, name
     names = sorted(p.name for p in (tmp_path / "out").glob("*") if p.suffix != ".json")
-    assert names == ["good_sr.nii.gz", "good_sr_region.nii.gz"]
+    assert names == ["good_sr.nii.gz", "good_sr_region.nii.gz", "report.html"]
 
 
 @pytest.mark.parametrize(
