@@ -98,7 +98,7 @@ def test_another_contrast_has_a_scale_of_its_own_and_no_change_is_told_of_it():
 
 def test_without_truth_the_change_is_told():
     case = CasePictures(COLUMNS).draw(
-        {"image": truth(), "pred": truth() + 0.1 * (truth() > 0), "saved": ["b_sr.nii.gz"]}
+        {"image": truth(), "pred": truth() + 0.1 * (truth() > 0), "case": "/data/b", "saved": ["b_sr.nii.gz"]}
     )
     assert case.name == "b_sr.nii.gz" and case.notes[0].startswith("changed by 10.")
 
