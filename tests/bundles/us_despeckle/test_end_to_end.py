@@ -189,6 +189,16 @@ def test_a_run_interrupted_in_any_stage_ends_with_the_same_weights(train, tmp_pa
     assert straight["scores"]["pooled"] == resumed["scores"]["pooled"]
 
 
+def test_a_training_repeats_itself_with_any_number_of_workers(train, tmp_path):
+    states = []
+    for name, workers in (("first", 0), ("again", 0), ("workers", 2)):
+        train(run_name=name, num_workers=workers, epochs=1, identity_epochs=1, pretraining_epochs=1)
+        states.append(torch.load(tmp_path / "runs" / name / "last.pt", weights_only=True))
+    for part in ("network", "average", "discriminator"):
+        for other in states[1:]:
+            assert all(torch.equal(tensor, other[part][key]) for key, tensor in states[0][part].items()), part
+
+
 def test_a_complete_run_is_not_resumed(train, line_of):
     train(run_name="done", stages="identity")
     with pytest.raises(Exception) as error:
