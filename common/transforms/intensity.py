@@ -160,7 +160,7 @@ class SplitSpreadd(MapTransform):
     Args:
         keys: predictions scaled like ``ref_key``.
         names: keys for their spreads.
-        ref_key: the input, with the levels that ``ScaleIntensityRobustd`` stored of its first channel.
+        ref_key: the input, with the levels that ``ScaleIntensityRobustd`` stored of its first channel, if it did.
         wanted: False passes the predictions on as they are.
 
     Example:
@@ -186,7 +186,7 @@ class SplitSpreadd(MapTransform):
         for key, name in self.key_iterator(out, self.names) if self.wanted else ():
             mean, spread = torch.as_tensor(out[key]).chunk(2)
             meta = out[self.ref_key].meta
-            low, high = (float(np.asarray(meta[level])) for level in (LOW, HIGH))
+            low, high = (float(np.asarray(meta.get(level, usual))) for level, usual in ((LOW, 0), (HIGH, 1)))
             out[key] = like_image(mean, out[self.ref_key])
             out[name] = like_image(spread * (high - low), out[self.ref_key])
         return out

@@ -106,6 +106,7 @@ RECIPE = Recipe(
     flag("keep_mean", "multiply each result by a number, so that its mean over the ultrasound is the input's"),
     flag("promote", "put the run's weights in the place of `weights`, if they are better"),
     path("reference", "inference: histogram file, or folder of the reference probe, for the picture; null: none"),
+    flag("save_std", "inference: average over the frame's flips, and save their standard deviation, too"),
     flag("histograms", "inference: write the picture of histograms"),
     flag("lossless", "inference: PNG where the input is JPEG"),
     flag("deidentify", "inference: no patient in DICOM (basic profile of PS3.15), black outside the ultrasound"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.utils import ensure_tuple
 from PIL import Image, ImageSequence
 
 from common import provenance
@@ -30,6 +31,7 @@ __all__ = ["SaveFramesd", "write_like"]
 ENDINGS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif"}
 HISTOGRAM = ".histogram.png"  # behind the result's whole file name: frame.png and frame.jpg have one each
 TEXT = "despeckled by us_despeckle, not for diagnosis"
+STD = "despeckled_std"  # postfix of standard deviations
 
 
 def write_like(
@@ -117,10 +119,13 @@ def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames, 
 class SaveFramesd(SaveRestoredd):
     """Saves each result beside its provenance, of the input's kind, and the paper's picture of three histograms.
 
+    Standard deviations become TIFF files of float32, in the input's grey levels.
+
     A subclass of ``SaveImaged``, since MONAI Label takes savers of that type out of the chain.
 
     Args:
-        keys: predictions ``(N, H, W)`` in [0, 1] as ``MetaTensor``, with their region as meta data.
+        keys: predictions ``(N, H, W)`` in [0, 1] as ``MetaTensor``, with their region as meta data; then their
+            standard deviations, if wanted.
         output_dir, facts, root: as in ``SaveRestoredd``.
         reference: histogram of the reference probe for the picture, see ``load_reference``; None leaves it out of it.
         histograms: write the picture as ``<result>.histogram.png``.
@@ -141,25 +146,30 @@ class SaveFramesd(SaveRestoredd):
         deidentify: bool = False,
         ref_key: str = "image",
     ) -> None:
-        super().__init__(keys, output_dir, "despeckled", facts, root, description=TEXT)
+        postfixes = ["despeckled", STD][: len(ensure_tuple(keys))]
+        super().__init__(keys, output_dir, postfixes, facts, root, description=TEXT)
         self.reference = load_reference(reference)
         self.histograms, self.lossless, self.deidentify = histograms, lossless, deidentify
         self.ref_key = ref_key
 
     def name_of(self, image: Any, source: str, postfix: str) -> str:
         """The result's file name, with the ending of its kind."""
-        return f"{stem_of(source)}_{postfix}{self._ending(source)}"
+        return f"{stem_of(source)}_{postfix}{'.tif' if postfix == STD else self._ending(source)}"
 
     def write(self, path: Path, image: Any, source: str) -> None:
         """Writes the ultrasound region into a copy of the input."""
         frames = image.as_tensor().detach().cpu().float()
+        if _is_std(path):
+            pages = [Image.fromarray(page) for page in (frames * read_frames(source).top).numpy()]
+            pages[0].save(path, "TIFF", save_all=True, append_images=pages[1:], description=TEXT)
+            return
         write_like(source, path, frames.numpy(), _region(image).numpy(), self.lossless, self.deidentify)
 
     def write_beside(
         self, target: Path, image: Any, source: str, data: Mapping[Hashable, Any], facts: Mapping[str, Any]
     ) -> None:
         """Draws the histograms."""
-        if self.histograms:
+        if self.histograms and not _is_std(target):
             before, after = data[self.ref_key].as_tensor().cpu(), image.as_tensor().detach().cpu().float()
             picture = target.with_name(target.name + HISTOGRAM)
             if picture.resolve() == Path(source).resolve():
@@ -171,7 +181,7 @@ class SaveFramesd(SaveRestoredd):
         """What will be written for a case, with the picture of the histograms."""
         expected = super().expect(entry)
         if self.histograms:
-            expected.files += [file.with_name(file.name + HISTOGRAM) for file in expected.files]
+            expected.files += [f.with_name(f.name + HISTOGRAM) for f in expected.files if not _is_std(f)]
         return expected
 
     def _ending(self, source: str) -> str:
@@ -191,6 +201,10 @@ class SaveFramesd(SaveRestoredd):
                 notes.append(f"{label} {float(kl_divergence(self.reference, counts[name])):.3f}")
             counts = {"reference y": self.reference, **counts}
         Image.fromarray(draw_histograms(counts, "; ".join(notes))).save(file)
+
+
+def _is_std(path: Path) -> bool:
+    return path.name.endswith(f"_{STD}.tif")
 
 
 def _region(image: Any) -> torch.Tensor:

@@ -63,13 +63,20 @@ class KeepMeand(MapTransform):
         ref_key: the input.
         label_key: where the region is its channel 1, see ``HeldOutFrames``; None where it is in the input's meta data.
         wanted: False leaves predictions as they are.
+        spread: key of the predictions' standard deviation ``(N, H, W)``, which is multiplied likewise, if it is there.
     """
 
     def __init__(
-        self, keys: KeysCollection, ref_key: str = "image", label_key: str | None = None, wanted: bool = True
+        self,
+        keys: KeysCollection,
+        ref_key: str = "image",
+        label_key: str | None = None,
+        wanted: bool = True,
+        spread: str = "std",
     ) -> None:
         super().__init__(keys)
         self.ref_key, self.label_key, self.wanted = ref_key, label_key, wanted
+        self.spread = spread
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -80,13 +87,17 @@ class KeepMeand(MapTransform):
         for key in self.key_iterator(out):
             pred = out[key].clone()
             inside = region.to(pred.device) > 0
-            for frame, before in zip(pred, image.to(pred.device), strict=True):
+            factors = torch.ones(len(pred), 1, 1, device=pred.device)
+            for number, (frame, before) in enumerate(zip(pred, image.to(pred.device), strict=True)):
                 wanted = before[inside].mean()
                 for _ in range(3):  # clipping at white takes some of it away
                     made = frame[inside].clamp(0, 1).mean()
                     if made > 0:
                         frame.clamp_(0, 1).mul_(wanted / made)
+                        factors[number] *= wanted / made
             out[key] = pred.clamp(0, 1)
+            if self.spread in out:
+                out[self.spread] = out[self.spread] * factors
         return out
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import us_despeckle_lib
 from common.handlers import RunCheckpoint
@@ -283,6 +283,35 @@ def test_inference_keeps_size_kind_margins_and_brightness(tmp_path, run):
     assert sorted(p.suffix for p in (tmp_path / "one").iterdir()) == [".html", ".json", ".png"]
     plain = np.asarray(Image.open(tmp_path / "one" / "frame_despeckled.png"))
     assert plain[region].mean() == pytest.approx(0.8 * before[region].mean(), rel=0.02)
+
+
+def test_the_spread_over_flips_is_saved_in_grey_levels(tmp_path, run):
+    weights, state = tmp_path / "slanted.pt", DRNN(4, 1, identity=True).state_dict()
+    state["head.0.weight"][0, 0, 3, 3:5] = (
+        0.5  # the mean of a pixel and its right neighbour, or its left one when flipped
+    )
+    torch.save(state, weights)
+    write_probe_frames(tmp_path / "made", 1, 96, fan=True, progress=False)
+    source = tmp_path / "made" / "low" / "frame-000.png"
+    for wanted in (True, False):
+        run("inference", dataset_dir=source, output_dir=tmp_path / str(wanted), weights=weights, save_std=wanted)
+    folder = tmp_path / "True"
+    with Image.open(folder / "frame-000_despeckled_std.tif") as picture:
+        std = np.asarray(picture)
+    region = LoadFramesd("image")({"image": str(source)})["image"].meta["region"].numpy() > 0
+    assert std.dtype == np.float32 and std.shape == region.shape
+    with Image.open(source) as before:
+        levels = np.where(region, np.asarray(before, np.float64), 0)
+    by_hand = np.abs(np.roll(levels, -1, 1) - np.roll(levels, 1, 1)) / 4  # half of the difference of the two means
+    inner = np.asarray(Image.fromarray(region).filter(ImageFilter.MinFilter(5)))
+    assert np.corrcoef(std[inner], by_hand[inner])[0, 1] > 0.95
+    assert std[inner].mean() == pytest.approx(by_hand[inner].mean(), rel=0.1)
+    assert not std[~region].any()
+    names = {flag: {path.name for path in (tmp_path / flag).glob("frame*")} for flag in ("True", "False")}
+    std_files = {"frame-000_despeckled_std.tif", "frame-000_despeckled_std.tif.provenance.json"}  # and no histogram
+    assert names["True"] - names["False"] == std_files and names["False"] < names["True"]
+    mean, alone = (np.asarray(Image.open(tmp_path / flag / "frame-000_despeckled.png")) for flag in names)
+    assert (mean != alone).any() and mean.shape == alone.shape
 
 
 def test_a_file_that_fails_does_not_stop_the_others(weights, tmp_path, probes, caplog, run):
