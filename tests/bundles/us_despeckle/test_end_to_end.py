@@ -287,9 +287,8 @@ def test_inference_keeps_size_kind_margins_and_brightness(tmp_path, run):
 
 def test_the_spread_over_flips_is_saved_in_grey_levels(tmp_path, run):
     weights, state = tmp_path / "slanted.pt", DRNN(4, 1, identity=True).state_dict()
-    state["head.0.weight"][0, 0, 3, 3:5] = (
-        0.5  # the mean of a pixel and its right neighbour, or its left one when flipped
-    )
+    # the mean of a pixel and its right neighbour, or its left one in a flipped frame
+    state["head.0.weight"][0, 0, 3, 3:5] = 0.5
     torch.save(state, weights)
     write_probe_frames(tmp_path / "made", 1, 96, fan=True, progress=False)
     source = tmp_path / "made" / "low" / "frame-000.png"
