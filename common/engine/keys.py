@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import torch
@@ -144,7 +144,10 @@ def _scales(given: Any, name: str) -> list[list[float]]:
         plain = [plain]
     if not isinstance(plain, list | tuple) or not plain:
         raise InputError(f"{name} must be a list of factors per axis, such as [[2,2,2],[1,1,4]]; got {given!r}")
-    return [list(settings.triple(scale, name)) for scale in plain]
+    scales = [settings.triple(scale, name) for scale in plain]
+    if None in scales:
+        raise InputError(f"{name} must name factors, not null; got {given!r}")
+    return [list(scale) for scale in scales if scale is not None]
 
 
 def bundle_root(library: ModuleType) -> str:
@@ -201,10 +204,11 @@ class Recipe:
                 self._check(parser, key)
         distributed.start_if_launched()
         chosen = self._budget(parser)
-        for table in parser.config:
-            options, key = parser.config[table], self.keys.get(table[:-1])
-            if table.endswith("s") and table != "budgets" and isinstance(options, dict) and key:
-                _fill(parser, options.get(parser.config.get(key.name), {}))
+        config: Any = parser.config  # a dictionary, whatever MONAI annotates
+        for table in config:
+            options, chooser = config[table], self.keys.get(table[:-1])
+            if table.endswith("s") and table != "budgets" and isinstance(options, dict) and chooser:
+                _fill(parser, options.get(config.get(chooser.name), {}))
         given = {name: parser.config[name] for name in self.keys if name in parser.config}
         for name, value in self.rule(given).items():
             if value is not given.get(name):  # expressions that MONAI has resolved already stay
@@ -248,7 +252,8 @@ class Recipe:
                 raise InputError(f"there is no key {given}" + (f"; do you mean {near[0]}?" if near else ""))
 
     def _check(self, parser: ConfigParser, key: Key) -> None:
-        given = parser.config[key.name]
+        config: Any = parser.config
+        given = config[key.name]
         if isinstance(given, str) and given.startswith(CODE):
             if not key.text or any(shipped.get(key.name) == given for shipped in self._shipped):
                 return  # resolved by MONAI
@@ -259,7 +264,7 @@ class Recipe:
             _put(parser, key.name, key.plain(given))
 
     def _budget(self, parser: ConfigParser) -> dict[str, Any]:
-        config = parser.config
+        config: Any = parser.config
         if "budgets" not in config:
             return {}
         given = str(config.get("device", "$"))
@@ -280,14 +285,16 @@ def _shown(default: Any) -> str:
 
 def _fill(parser: ConfigParser, values: dict[str, Any]) -> None:
     """Gives keys that are null their values."""
+    config: Any = parser.config
     for name, value in values.items():
-        if name in parser.config and parser.config[name] is None:
+        if name in config and config[name] is None:
             _put(parser, name, value)
 
 
 def _put(parser: ConfigParser, name: str, value: Any) -> None:
     """Changes a key that may be parsed already."""
-    parser.config[name] = value
+    config: Any = parser.config
+    config[name] = value
     if name in parser.ref_resolver.items:
         parser.ref_resolver.items[name].update_config(value)
     if name in parser.ref_resolver.resolved_content:
@@ -299,7 +306,7 @@ def _calling(kind: type) -> Any:
 
     MONAI hands its parser to nobody, so it is found by its frame.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if isinstance(frame.f_locals.get("self"), kind):
             return frame.f_locals["self"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ignite.engine import Engine
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
@@ -49,11 +49,11 @@ class Session:
         recipe: the recipe itself.
         network: the network, in a wrapper or not.
         weights: the file that it starts from or uses.
-        evaluator: validates, evaluates or infers.
+        evaluator: MONAI's engine that validates, evaluates or infers.
         from_scratch: train from random weights.
         resume: go on with an earlier run.
         run_dir: the run's folder, of trainings and evaluations.
-        trainer: of a training.
+        trainer: MONAI's engine of a training.
         average: average of the weights that is validated and kept, None for the weights themselves.
         state: what a checkpoint holds besides the network and an adversarial trainer's own parts, by name: optimizers,
             schedulers, ...
@@ -79,11 +79,11 @@ class Session:
         recipe: Recipe,
         network: nn.Module,
         weights: str,
-        evaluator: Engine,
+        evaluator: Any,
         from_scratch: bool = False,
         resume: bool = False,
         run_dir: Path | None = None,
-        trainer: Engine | None = None,
+        trainer: Any = None,
         average: WeightAverage | None = None,
         state: Mapping[str, Any] | None = None,
         scores: ScoreTable | None = None,
@@ -104,13 +104,15 @@ class Session:
         self.keys, self.recipe = keys, recipe
         self.network, self.weights = network, Path(weights)
         self.evaluator, self.trainer = evaluator, trainer
-        self.resume, self.run_dir = resume, run_dir
+        self.resume = resume
+        # inference has neither
+        self.run_dir, self.scores = cast(Path, run_dir), cast(ScoreTable, scores)
         self.average, self.state = average, dict(state or {})
-        self.scores, self.metrics = scores, list(metrics)
+        self.metrics = list(metrics)
         self.columns, self.rows_first = list(columns or ()), rows_first
         self.from_scratch = from_scratch
         self.start = StartingWeights(network, str(weights), from_scratch)
-        self.best: BestWeights | None = None
+        self.best: BestWeights  # of a training
         self._recorded: dict[str, Any] = {}  # as config.json tells it
         self.promote, self.lower_is_better, self.keep = promote, lower_is_better, keep
         self.needed, self.prepare, self.handlers, self.beside = needed, prepare, handlers, beside
@@ -228,7 +230,7 @@ class Session:
         shown = facts.settings({**told.get("settings", {}), **told.get("overrides", {})}, self.recipe.keys)
         report.write("inference", lead, ran, shown, results=results, failures=facts.failed(failures, saver.root))
 
-    def _follow_training(self, name: str, trainer: Engine) -> None:
+    def _follow_training(self, name: str, trainer: Any) -> None:
         data = trainer.data_loader.dataset
         if hasattr(data, "check"):
             data.check()

@@ -16,6 +16,9 @@ from common.weights import bare
 __all__ = ["WeightAverage"]
 
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
 class WeightAverage:
     """Exponential moving average (EMA) of the weights that a trainer steps; validate and keep ``network``.
 
@@ -46,7 +49,7 @@ class WeightAverage:
         """The averaged network."""
         return self.source if self.model is None else self.model.module
 
-    def _blend(self, averaged: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor | int) -> None:
+    def _blend(self, averaged: Tensors, current: Tensors, steps: torch.Tensor | int) -> None:
         decay = min(self.decay, (1 + float(steps)) / (10 + float(steps)))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
@@ -54,9 +57,14 @@ class WeightAverage:
         """Follows a trainer."""
         if self.model is not None:
             engine.add_event_handler(Events.STARTED, self._start)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.model.update_parameters(self.source))
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _step(self, engine: Engine) -> None:
+        assert self.model is not None  # else it is not attached
+        self.model.update_parameters(self.source)
 
     def _start(self, engine: Engine) -> None:
+        assert self.model is not None  # else it is not attached
         if not self._restored:
             self.model.module.load_state_dict(self.source.state_dict())
             self.model.n_averaged.fill_(1)

@@ -85,6 +85,7 @@ class RunCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Writes the checkpoint, in the first process."""
         state = {name: part.state_dict() for name, part in self.parts.items()}  # parts may ask other processes
         if is_main_process():
             scalers = [scaler.state_dict() for scaler in _scalers(engine)]
@@ -114,6 +115,7 @@ class RunCheckpoint:
         if not isinstance(state, Mapping) or state.keys() != {*self.parts, *self.facts, "scalers", "epoch"}:
             raise InputError(f"{self.path}: does not belong to this configuration")
         engine = self.engine
+        assert engine is not None  # a checkpoint is attached before it is restored
         if state["epoch"] >= engine.state.max_epochs and not complete:
             raise InputError(f"{self.path}: this run is complete with {state['epoch']} epochs; give it more to go on")
         for name, part in self.parts.items():
@@ -128,7 +130,7 @@ class RunCheckpoint:
         engine.load_state_dict({"epoch": state["epoch"], "epoch_length": length, "max_epochs": epochs})
 
 
-def _scalers(engine: Engine) -> list:
+def _scalers(engine: Any) -> list:
     """Loss scalers of mixed precision: an ``AdversarialTrainer`` has two, MONAI's own trainer one or none."""
     return getattr(engine, "scalers", None) or [scaler for scaler in [engine.scaler] if scaler is not None]
 
@@ -174,13 +176,14 @@ class BestWeights:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Keeps the weights where the evaluator's key metric is the best so far."""
         if getattr(engine.state, "aside", False):
             return
-        score = float(engine.state.metrics[engine.state.key_metric_name])
+        key: str = engine.state.key_metric_name  # type: ignore[attr-defined]  # MONAI's engines have it
+        score = float(engine.state.metrics[key])
         if self.first is None:
             if math.isnan(score):
-                name = engine.state.key_metric_name
-                raise InputError(f"{name} has no value on the held-out data, so the best weights cannot be told")
+                raise InputError(f"{key} has no value on the held-out data, so the best weights cannot be told")
             self.first = score
         if self.last or self.beats(score, self.score):
             self.score, self.epoch = score, int(engine.state.epoch)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,9 +76,11 @@ class Panels:
         self._count = 0
 
     def __call__(self, engine: Engine) -> None:
+        """Draws the images of the batch that has just been scored."""
         if getattr(engine.state, "aside", False):
             return
-        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state
+        for batch, output in zip(state.batch, state.output, strict=True):
             if self._count >= self.most:
                 return
             self._count += 1

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Average
 from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from common.runs import is_main_process
 
@@ -27,7 +30,7 @@ class EpochSamples:
         dataset: has ``set_epoch``, such as ``common.samplers.RandomPatches``.
     """
 
-    def __init__(self, dataset: object) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def attach(self, engine: Engine) -> None:
@@ -44,7 +47,7 @@ class EpochBar:
 
     def __init__(self, description: str = "training") -> None:
         self.description = description
-        self.bar = None
+        self.bar: Any = None
 
     def attach(self, engine: Engine) -> None:
         """Follows the engine's iterations."""
@@ -106,6 +109,7 @@ class ClipGradients:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Clips the gradients of every group whose learning rate is above 0."""
         scaler = getattr(engine, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()  # of the gradients in mixed precision
         for group in self.optimizer.param_groups:
@@ -131,6 +135,8 @@ class ClipGradientNorm:
             engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Scales the gradients of the whole network."""
+        assert self.max_norm is not None  # else it is not attached
         scaler = getattr(engine, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()  # of the gradients in mixed precision
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), scale * self.max_norm)
@@ -154,7 +160,7 @@ class ClipWeights:
             raise ValueError(f"bound must be positive, got {bound}")
         self.optimizer = optimizer
         self.bound = bound
-        self._hook = None
+        self._hook: RemovableHandle | None = None
 
     def attach(self, engine: Engine) -> None:
         """Works while the trainer runs."""
@@ -174,6 +180,7 @@ class ClipWeights:
             raise error[0]
 
     def _clip(self, *_: object) -> None:
+        assert self.bound is not None  # else it is not attached
         with torch.no_grad():
             for group in self.optimizer.param_groups:
                 for weight in group["params"]:

@@ -65,6 +65,7 @@ class PromoteWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Compares both weights, and replaces the present ones by better ones."""
         if not self.allowed or any(is_sample(str(entry["image"])) for entry in self.data):
             return
         try:
@@ -111,20 +112,21 @@ class PromoteWeights:
         network = bare(self.best.network)
         own = {key: tensor.clone() for key, tensor in network.state_dict().items()}
         network.load_state_dict(state)
-        self.evaluator.state.aside = True  # this run of the evaluator is no part of the training's record
+        run: Any = self.evaluator.state
+        run.aside = True  # this run of the evaluator is no part of the training's record
         try:
             self.evaluator.run()
         finally:
-            self.evaluator.state.aside = False
+            run.aside = False
             network.load_state_dict(own)
-        return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
+        return float(run.metrics[run.key_metric_name])
 
     def _present_score(self) -> float:
         if not from_first(self.target.is_file):  # the first process may be about to write it
             return self.best.worst
-        known = self.best.first is not None and not self.best.resumed
-        if self.start.source == str(self.target) and known:
-            return self.best.first
+        first = None if self.best.resumed else self.best.first
+        if self.start.source == str(self.target) and first is not None:
+            return first
         state = load_flat(self.target)
         if not fits(state, self.best.network):
             raise InputError("it belongs to another network shape")

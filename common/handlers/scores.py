@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -64,15 +65,18 @@ class ScoreTable:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def _collect(self, engine: Engine) -> None:
-        self._labels += [f"{item['case']}\t{item['setting']}" for item in engine.state.batch]
+        batch: Any = engine.state.batch
+        self._labels += [f"{item['case']}\t{item['setting']}" for item in batch]
 
     def __call__(self, engine: Engine) -> None:
-        if getattr(engine.state, "aside", False):
+        """Adds the lines of the run that has just ended, of all processes, and writes the table."""
+        state: Any = engine.state
+        if getattr(state, "aside", False):
             return
         labels = string_list_all_gather(self._labels, delimiter="\n") if idist.get_world_size() > 1 else self._labels
         if not is_main_process():
             return
-        details = {name: values.flatten().tolist() for name, values in engine.state.metric_details.items()}
+        details = {name: values.flatten().tolist() for name, values in state.metric_details.items()}
         rows = []
         for i, label in enumerate(labels):
             case, setting = label.split("\t")
@@ -187,7 +191,7 @@ def _mean(group: Sequence[dict[str, str]], key: str) -> float:
 
 
 def mean_and_sd(values: Sequence[float], digits: int) -> str:
-    """ "31.20" for one value, "31.20 ± 0.85" for several; values that are not there (NaN) are left out."""
+    """One value as "31.20", several as "31.20 ± 0.85"; values that are not there (NaN) are left out."""
     values = [value for value in values if not math.isnan(value)]
     if not values:
         return "-"

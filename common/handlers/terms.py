@@ -50,6 +50,7 @@ class TermsTable:
             writer.writerows(row for row in kept if int(row[0]) <= engine.state.iteration)
 
     def __call__(self, engine: Engine) -> None:
+        """Adds a line per term of the iteration that has just ended."""
         state = engine.state
         with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             terms = self.terms(state.output).items()
@@ -73,6 +74,8 @@ class KeepInOutput:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+        """Adds the wanted items of the batch to the engine's output."""
+        state: Any = engine.state
+        for item, output in zip(state.batch, state.output, strict=True):
             kept = {key: item[key] for key in self.keys}
-            output.update({k: v.to(engine.state.device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})
+            output.update({k: v.to(state.device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})

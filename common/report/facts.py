@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -21,7 +21,7 @@ def network_text(network: nn.Module) -> str:
     """A network's class, the form that its weights tell, and its parameters."""
     network = bare(network)
     try:
-        told = type(network).form_of(network.state_dict())
+        told = cast(Any, type(network)).form_of(network.state_dict())
     except (AttributeError, ValueError):  # weights that do not tell, or layers folded for inference
         told = {}
     form = ", ".join(f"{name} {value}" for name, value in told.items())

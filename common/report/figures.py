@@ -19,7 +19,7 @@ from .tables import Scores, better, title_of
 __all__ = ["curves", "losses", "per_case"]
 
 NETWORK, OTHER, BAD = "#1b6ca8", "#8a8f98", "#c8501e"
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": OTHER, "axes.grid": True, "grid.alpha": 0.3, "svg.hashsalt": "report",
 }  # fmt: skip
@@ -49,16 +49,14 @@ def per_case(scores: Scores) -> str | None:
 
 
 def _dumbbells(axes: Any, scores: Scores, setting: str, name: str) -> None:
-    lines = zip(
-        scores.cases(setting), scores.values(setting, BASELINE + name), scores.values(setting, name), strict=True
-    )
-    lines = sorted(lines, key=lambda line: line[2])
+    both = scores.values(setting, BASELINE + name), scores.values(setting, name)
+    lines = sorted(zip(scores.cases(setting), *both, strict=True), key=lambda line: line[2])
     for y, (_, before, after) in enumerate(lines):
         worse = better(name) * (after - before) < 0
         axes.plot([before, after], [y, y], color=BAD if worse else NETWORK, linewidth=1.5, zorder=2)
-    cases, before, after = zip(*lines, strict=True)
-    axes.scatter(before, range(len(lines)), s=22, color=OTHER, zorder=3, label=scores.table.baseline)
-    axes.scatter(after, range(len(lines)), s=26, color=NETWORK, zorder=3, label="network")
+    cases, befores, afters = zip(*lines, strict=True)
+    axes.scatter(befores, range(len(lines)), s=22, color=OTHER, zorder=3, label=scores.table.baseline)
+    axes.scatter(afters, range(len(lines)), s=26, color=NETWORK, zorder=3, label="network")
     axes.set_ylim(-0.8, len(lines) - 0.2)
     named = len(cases) <= NAMED
     axes.set_yticks(range(len(cases)) if named else [], [_short(case) for case in cases] if named else [])

@@ -66,7 +66,8 @@ class Report:
             settings: keys with "key", "value" and "meaning".
             scores: of an evaluation, or of a training's best epoch.
             best: the epoch whose weights are kept; curves are drawn then.
-            results, failures: cases of an inference, with "input" and "files" or "reason".
+            results: finished cases of an inference, with "input" and "files".
+            failures: failed ones, with "input" and "reason".
 
         Raises:
             StorageError: the folder is full or read-only.

@@ -82,7 +82,8 @@ class CasePictures:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep, best)
 
     def __call__(self, engine: Engine) -> None:
-        state = engine.state
+        """Draws the cases of a batch, as long as fewer than the wanted number are drawn."""
+        state: Any = engine.state
         if getattr(state, "aside", False) or not state.output:  # an empty output: the case failed
             return
         for batch, output in zip(state.batch, state.output, strict=True):

@@ -101,7 +101,8 @@ def better_shift(
     foreground. Two sequences of one registered session have its maximum at no shift.
 
     Args:
-        image, guide: ``(H, W, D)`` on one grid, background 0.
+        image: ``(H, W, D)``, background 0.
+        guide: on the same grid, background 0.
         spacing: of the grid in mm.
         reach: length of the shifts in mm.
 
@@ -206,7 +207,8 @@ class AddGuidesd(MapTransform):
             )
         guide = ScaleIntensityRobustd("guide")({"guide": guide})["guide"]
         moved = as_tensor(self.resample(guide, dst_affine=image.affine, spatial_size=image.shape[1:]))
-        shift = better_shift(as_tensor(image)[0].cpu().numpy(), moved[0].cpu().numpy(), spacing_of(image.affine))
+        fixed = as_tensor(image)[0].cpu().numpy()
+        shift = better_shift(fixed, moved[0].cpu().numpy(), spacing_of(image.affine).tolist())
         if shift is not None:
             logger.warning(
                 "%s: fits %s better when shifted by %s mm; register the two first, as docs/registration.md shows",

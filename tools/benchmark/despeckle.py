@@ -108,7 +108,8 @@ def _filters(network: nn.Module, device: torch.device, dataset_dir: str) -> str:
     """Table of the network and classical filters on the held-out frames of two probes."""
     entries = probe_entries(dataset_dir, 0.25, 0, 3)
     load = LoadFramesd("image")
-    reference = pooled_histogram(ProbeFrames(entries["reference"], load))
+    frames = ProbeFrames(entries["reference"], load)
+    reference = pooled_histogram(frames[number] for number in range(len(frames)))
     items = [HeldOutFrames(entries["validate"], load)[i] for i in range(len(entries["validate"]))]
     inferer = FrameInferer()
 

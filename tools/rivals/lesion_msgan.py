@@ -58,8 +58,8 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
         evaluation.dataset.others["srresnet"] = other.dataset.others["srresnet"]
         methods.append(Rival("srresnet", name, _carried("srresnet"), timed=False))
     else:
-        train, given = "train.json with paper/base.json and paper/srresnet.json", "{'srresnet': 'best.pt'}"
-        reason = f'no weights given: {train}, then --rival_weights "{given}"'
+        train, words = "train.json with paper/base.json and paper/srresnet.json", "{'srresnet': 'best.pt'}"
+        reason = f'no weights given: {train}, then --rival_weights "{words}"'
         methods.append(Rival("srresnet", name, reason=reason))
     return methods
 
