@@ -176,7 +176,8 @@ def training_entries(
     """Complete cases of a folder, split by patient.
 
     Args:
-        dataset_dir, pattern: see ``training_cases``.
+        dataset_dir: see ``training_cases``.
+        pattern: see ``training_cases``.
         variants: of each training case beside itself, for ``augmentation.AugmentCased`` to make.
         split: further arguments of ``common.datasets.split_entries``.
     """

@@ -54,7 +54,8 @@ def start_linear(
 
     Args:
         wanted: whether to; a network without ``linear_skip`` cannot.
-        from_scratch, resume: as in ``train.json``; other weights stay as they are.
+        from_scratch: as in ``train.json``; other weights stay as they are.
+        resume: as in ``train.json``; a run that goes on keeps its own.
         network: the generator.
         volumes: training volumes, of which the first ones are enough.
     """

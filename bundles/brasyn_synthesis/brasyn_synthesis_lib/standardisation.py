@@ -147,7 +147,8 @@ def prepare(
     Args:
         network: the generator.
         weights: starting weights.
-        from_scratch, resume: as in ``train.json``.
+        from_scratch: as in ``train.json``.
+        resume: as in ``train.json``.
         entries: training cases, to learn from.
         target: the sequence to make.
         run_dir: the run's folder.

@@ -153,7 +153,7 @@ class PackCased(Transform):
         self.standardisation, self.whole = standardisation, whole
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """ "image" and "label" ``(3, H, W, D)`` in half precision, "case", and "scale" of the inputs.
+        """Gives "image" and "label" ``(3, H, W, D)`` in half precision, "case", and "scale" of the inputs.
 
         Args:
             data: what ``CompactCased`` gives; of the "part" see ``common.datasets.TakePartd``.
@@ -212,6 +212,7 @@ class LoadSequencesd(MapTransform):
         self.check = CheckVoxelsd("image")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its inputs as one image ``(3, H, W, D)``, what was asked of it in the meta data."""
         out = dict(data)
         for key in self.key_iterator(out):
             entry = out[key] if isinstance(out[key], Mapping) else self._entry(out)
@@ -264,6 +265,7 @@ class StandardiseInputsd(MapTransform):
         self._known: dict[tuple, Standardisation] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its inputs standardised as the weights of their target ask for."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -303,6 +305,7 @@ class RestoreStandardd(MapTransform):
         self.names, self.ref_key = tuple(names), ref_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with a channel of the prediction under each name, 0 outside the brain."""
         out = dict(data)
         image = out[self.ref_key]
         meta = image.meta if isinstance(image, MetaTensor) else {}

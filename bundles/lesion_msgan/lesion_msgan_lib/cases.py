@@ -39,7 +39,9 @@ def training_entries(
     """Scans of a folder with their lesion masks, split by subject.
 
     Args:
-        dataset_dir, pattern, sequence: as for ``common.datasets.scan_entries``; of the sample brains T1c is taken.
+        dataset_dir: as for ``common.datasets.scan_entries``.
+        pattern: likewise.
+        sequence: likewise; of the sample brains T1c is taken.
         mask_name: takes the place of the sequence in the mask's name.
         detector: ``mask`` asks for a mask beside every scan, ``any`` and ``network`` take those that are there,
             ``foreground`` none.

@@ -167,7 +167,7 @@ class LesionCrops(LesionVolumes):
         return f"{len(self.volumes)} volumes, {len(self)} crops of {self.patch_size} pixels per epoch"
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """ "image" ``(1, patch_size / 4, ...)`` and "label" ``(1, patch_size, ...)``, standardised alike."""
+        """Gives "image" ``(1, patch_size / 4, ...)`` and "label" ``(1, patch_size, ...)``, standardised alike."""
         if self._order is None or self._order[0] != self.epoch:
             self._order = (self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(len(self)))
         number = int(self._order[1][index]) % len(self.volumes)

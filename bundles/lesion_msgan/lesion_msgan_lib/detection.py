@@ -188,6 +188,7 @@ class FindRegiond(MapTransform):
         self.margin, self.minimum = int(margin), int(minimum)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with the region to super-resolve in the meta data of its images."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]

@@ -79,7 +79,7 @@ class DetectorSlices(LesionVolumes):
         return f"{len(self.volumes)} volumes, {len(self)} slices per epoch"
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """ "image" (standardised) and "label" (0 and 1), ``(1, patch_size, patch_size)``."""
+        """Gives "image" (standardised) and "label" (0 and 1), ``(1, patch_size, patch_size)``."""
         random = np.random.default_rng([self.seed, self.epoch, index])
         number = int(random.integers(len(self.volumes)))
         places, real = self.known[number]
@@ -153,6 +153,7 @@ class DetectorInferer(Inferer):
     """Lesion masks of 0 and 1 from the detector's network, of slices or volumes ``(B, 1, h, w[, d])``."""
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Masks of the same shape as ``inputs``."""
         slices = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         return torch.stack([detect(bare(network), one[0]).float()[None] for one in slices]).to(slices.device)
 

@@ -55,6 +55,7 @@ class MethodPictures:
         idist.barrier()
 
     def __call__(self, engine: Engine) -> None:
+        """Writes the pictures of a batch, one per case and method."""
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             item = {**batch, **output}
             window = robust_range(item[self.truth][0])

@@ -38,6 +38,7 @@ class MSEAlone:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Sets the weights of the epoch that starts."""
         alone = engine.state.epoch <= engine.generator_warmup
         self.loss.weights = {**self.weights, "vgg": 0.0} if alone else dict(self.weights)
 

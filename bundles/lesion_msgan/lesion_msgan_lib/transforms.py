@@ -50,6 +50,7 @@ class CheckScand(MapTransform):
     """``common.inputs.CheckVoxelsd`` for pictures ``(1, H, W)`` and volumes ``(1, H, W, D)``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry as it is, if its images can be used."""
         for key in self.key_iterator(data):
             CheckVoxelsd(key, spatial_dims=2 if data[key].ndim == 3 else 3)(data)
         return dict(data)
@@ -70,6 +71,7 @@ class AddMaskd(MapTransform):
         self.guide_key = guide_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with images of two channels, scan and mask."""
         out = dict(data)
         paths = mask_paths(out, self.guide_key)
         for key in self.key_iterator(out):
@@ -98,6 +100,7 @@ class StandardiseSlicesd(MapTransform):
         self.axis = axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with standardised images, slices last."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -131,6 +134,7 @@ class RestoreSlicesd(MapTransform):
         self.region = region
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its predictions in the scan's units and axes, and their regions."""
         out = dict(data)
         image = out[self.ref_key]
         mean, spread = (torch.as_tensor(image.meta[name]).flatten() for name in (MEAN, SPREAD))
@@ -171,6 +175,7 @@ class RestoreRegiond(MapTransform):
         self.ref_key = ref_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with the scored regions ``(1, 4h, 4w)`` of its predictions in the scan's units."""
         out = dict(data)
         mean, spread = (float(torch.as_tensor(out[self.ref_key].meta[name])) for name in (MEAN, SPREAD))
         for key in self.key_iterator(out):
@@ -186,6 +191,7 @@ class PlainPictured(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its pictures as integers."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]

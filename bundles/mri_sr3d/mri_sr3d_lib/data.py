@@ -59,7 +59,7 @@ def sample_scan() -> str:
 
 
 def setting_name(scale: Sequence[float]) -> str:
-    """ "2x2.5x2" for (2, 2.5, 2)."""
+    """Factors as a short text: "2x2.5x2" for (2, 2.5, 2)."""
     return "x".join(f"{factor:g}" for factor in scale)
 
 

@@ -68,6 +68,7 @@ class ToTargetGridd(MapTransform):
             raise InputError("give either spacing or scale, not both")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its images on the grid asked for."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = self._move(out[key])

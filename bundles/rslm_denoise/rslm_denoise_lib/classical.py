@@ -21,7 +21,9 @@ def best_gaussian(noisy: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) 
     """Gaussian smoothing with the sigma that comes nearest to the truth in the mask: more than a user could reach.
 
     Args:
-        noisy, truth, mask: ``(1, H, W, D)``.
+        noisy: ``(1, H, W, D)``.
+        truth: the same shape.
+        mask: the same shape, above 0 where it counts.
     """
     inside = mask > 0
     results = [torch.from_numpy(gaussian_filter(noisy[0].cpu().numpy(), sigma))[None] for sigma in SIGMAS]

@@ -118,7 +118,8 @@ def announce(
 
     Args:
         budget: chosen numbers, with "epochs" and "patch_size".
-        network, device: what is trained, and where.
+        network: what is trained.
+        device: where.
         train: training volumes.
         patches: patches per epoch.
         trainer: the ``AdversarialTrainer``.

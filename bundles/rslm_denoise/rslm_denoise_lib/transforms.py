@@ -31,6 +31,7 @@ class AddForegroundd(MapTransform):
     """Appends the foreground of ``(1, H, W, D)`` as a second channel of 0 and 1."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with images of two channels, scan and foreground."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -47,6 +48,7 @@ class Coarsend(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its images at the coarser voxels."""
         out = dict(data)
         factor = float(out.get("coarser", 1.0))
         for key in self.key_iterator(out) if factor > 1 else ():
@@ -79,6 +81,7 @@ class TellNoised(MapTransform):
         self.wanted = wanted
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry as it is, after a word about its noise."""
         out = dict(data)
         for key in self.key_iterator(out) if self.wanted else ():
             source = str(out[key].meta.get("filename_or_obj", "image"))
@@ -107,6 +110,7 @@ class AddResiduald(MapTransform):
         self.ref_key = ref_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its residual ``(1, H, W, D)``."""
         out = dict(data)
         scan = out[self.ref_key]
         low, high = (float(np.asarray(scan.meta[name])) for name in (LOW, HIGH))

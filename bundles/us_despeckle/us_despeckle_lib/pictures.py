@@ -82,6 +82,7 @@ class PooledHistograms:
                 self.counts[title] = self.counts.get(title, 0) + counts
 
     def __call__(self, engine: Engine) -> None:
+        """Draws the histograms of the validation that has just ended, of all processes."""
         counts = {title: idist.all_reduce(own) for title, own in self.counts.items()}
         if not is_main_process():
             return

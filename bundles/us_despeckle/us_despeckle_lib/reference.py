@@ -90,6 +90,7 @@ class KeepReference:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Writes the counts, in the first process."""
         if is_main_process():
             with replacing(self.path) as partial:
                 partial.write_text(json.dumps([int(n) for n in self.counts]) + "\n", encoding="utf-8")
@@ -110,6 +111,7 @@ class SayReference:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Says the speckle of the frames, in the first process."""
         scores = []
         for item in self.frames:
             frame, region = item["image"].as_tensor()[0].numpy(), item["image"].meta["region"].numpy() > 0

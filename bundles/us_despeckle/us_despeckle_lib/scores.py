@@ -40,6 +40,7 @@ class SpeckleScores(ScoreTable):
         self.pooled: dict[int, dict[str, float]] = {}
 
     def __call__(self, engine: Engine) -> None:
+        """Adds the lines of the validation that has just ended, and of the frames taken together."""
         super().__call__(engine)
         if getattr(engine.state, "aside", False):
             return

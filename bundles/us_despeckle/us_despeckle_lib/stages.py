@@ -34,7 +34,8 @@ def build_discriminator(channels: Sequence[int], centred: bool = False, weights:
     """A discriminator, with the weights of an earlier run's where they are given.
 
     Args:
-        channels, centred: see ``Discriminator``.
+        channels: see ``Discriminator``.
+        centred: see ``Discriminator``.
         weights: a checkpoint with a "discriminator", such as ``last.pt``.
 
     Raises:
@@ -69,6 +70,7 @@ class FreezeNorm:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Freezes the statistics, or lets them follow each batch."""
         bare(self.network).frozen = self.wanted
 
 
@@ -98,7 +100,8 @@ def identity_stage(
         frames: decoded frames of the low probe.
         network: the generator.
         discriminator: not trained, but kept in the checkpoint for the stages to come.
-        epochs, samples: epochs of so many patches.
+        epochs: how many.
+        samples: patches per epoch.
         batch_size: half of the patches per step; in the adversarial stage, the paper halved it.
         learning_rate: of Adam.
         cosine: the rate rises over the first 5 % of the steps and then falls to 0 as a cosine; else it stays, as in the
@@ -146,11 +149,19 @@ def discriminator_stage(
     """Trains the discriminator alone to tell the reference probe from the generator's output (equation 2).
 
     Args:
-        frames, reference: decoded frames of the low and of the high probe.
-        network, discriminator: the generator, and what is trained.
-        epochs, samples, batch_size: epochs of so many patches, and patches per step; half of them are of each kind.
+        frames: decoded frames of the low probe.
+        reference: decoded frames of the high probe.
+        network: the generator.
+        discriminator: what is trained.
+        epochs: how many.
+        samples: patches per epoch, half of them of each kind.
+        batch_size: patches per step, half of them of each kind.
+        learning_rate: of Adam.
+        patch_size: edge of the patches in pixels.
         frozen_norm: see ``FreezeNorm``.
-        learning_rate, patch_size, seed, num_workers, engine: as for ``identity_stage``.
+        seed: start of all randomness.
+        num_workers: of the loader.
+        **engine: further arguments of the trainer.
     """
     patches = UnpairedPatches(frames, reference, patch_size, samples // 2, seed=seed, jitter=True)
     optimizer = torch.optim.Adam(discriminator.parameters(), learning_rate)

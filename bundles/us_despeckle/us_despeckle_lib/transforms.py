@@ -39,6 +39,7 @@ class LoadFramesd(MapTransform):
         self.region = parse_box(region)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its frames ``(N, H, W)``."""
         out = dict(data)
         for key in self.key_iterator(out):
             path = str(out[key])
@@ -79,6 +80,7 @@ class KeepMeand(MapTransform):
         self.spread = spread
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its predictions at the mean of the input, unless they are left as they are."""
         out = dict(data)
         if not self.wanted:
             return out
@@ -114,6 +116,7 @@ class ComposeFramesd(MapTransform):
         self.ref_key = ref_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its predictions ``(N, H, W)``, clipped."""
         out = dict(data)
         image = out[self.ref_key]
         region = torch.as_tensor(image.meta["region"]) > 0
@@ -132,6 +135,7 @@ class PlainPictured(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The entry with its pictures as integers."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
