@@ -126,7 +126,7 @@ def test_texts_become_plain_values_for_every_reference(recipe, key, given, plain
         ({"turn": "perhaps"}, "turn: expected true or false"),
         ({"kind": "c"}, "kind must be"),
         ({"spacing": "[1,2]"}, "spacing must be one or three positive numbers"),
-        ({"scales": "[null]"}, "scales must name factors"),
+        ({"scales": [[2, 2, 2], None]}, "scales must name factors"),
         ({"scales": "3 or so"}, "scales must be a list"),
         ({"budget": "huge"}, "budget must be"),
         ({"patch_size": 3}, "patch_size must be one or three whole numbers of at least 4"),
