@@ -91,6 +91,16 @@ def test_resumed_run_has_the_same_weights(train, tmp_path):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
 
 
+def test_the_number_of_workers_changes_nothing(train, tmp_path):
+    for number in (0, 2):
+        train(run_name=f"workers{number}", promote=False, num_workers=number)
+    none, two = (torch.load(tmp_path / "runs" / f"workers{n}" / "last.pt") for n in (0, 2))
+    for part in ("network", "discriminator"):
+        assert all(torch.equal(v, two[part][k]) for k, v in none[part].items())
+    subjects = json.loads((tmp_path / "runs" / "workers2" / "split.json").read_text(encoding="utf-8"))
+    assert len(subjects["train"]) == 2 and len(subjects["validate"]) == 1  # --split takes it
+
+
 def test_the_detector_trains_is_scored_and_finds_a_region(brains, infer, tmp_path, run):
     budget = {"epochs": 1, "patches": 16, "batch_size": 4, "patch_size": 32, "learning_rate": 0.01}
     budget |= {"val_volumes": 1, "val_step": 4}
