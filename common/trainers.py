@@ -22,7 +22,7 @@ from common.losses.weighted import WeightedLoss
 from common.steps import BatchGroups, add_term, gradient_norm, last_output, not_stepped
 from common.weights import bare
 
-__all__ = ["AdversarialTrainer", "BatchGroups", "last_output", "not_stepped", "terms_of"]
+__all__ = ["AdversarialTrainer", "BatchGroups", "batches_per_iteration", "last_output", "not_stepped", "terms_of"]
 
 NOT_TERMS = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
 
@@ -33,13 +33,23 @@ def terms_of(output: Any) -> dict[str, float]:
     return {name: float(term) for name, term in first.items() if name not in NOT_TERMS}
 
 
+def batches_per_iteration(
+    critic_steps: int = 1, generator_steps: int = 1, same_batches: bool = False, adversarial_weight: float = 1.0
+) -> int:
+    """Batches that an iteration of ``AdversarialTrainer`` takes for a step each; arguments as there."""
+    if not adversarial_weight:  # the generator alone
+        return generator_steps
+    return max(critic_steps, generator_steps) if same_batches else critic_steps + generator_steps
+
+
 class AdversarialTrainer(SupervisedTrainer):
     """Trains ``network`` as the generator against a discriminator, which is shown targets as real.
 
     MONAI's own ``AdversarialTrainer`` shows its discriminator the *input* as real, which would teach a denoiser to make
     noise. An iteration here takes ``(critic_steps + generator_steps) * accumulation_steps`` batches of the loader, so
     each step is on new data with fakes made anew; with ``same_batches`` the generator's steps take those of the critic.
-    In a stage in which one network trains alone, it takes all of them.
+    In a stage in which one network trains alone, it takes all of them; with an ``adversarial_weight`` of 0 there are
+    ``generator_steps * accumulation_steps`` from the first.
     Channels of the target beyond the prediction's are masks for the loss; the discriminator is not shown them.
 
     A generator may return a list of images in training, coarse to fine: ``loss_function`` is given the list, the
@@ -115,7 +125,7 @@ class AdversarialTrainer(SupervisedTrainer):
             raise ValueError(
                 "no gradient penalty with batch normalisation in the critic: samples would depend on others"
             )
-        self.steps = max(critic_steps, generator_steps) if same_batches else critic_steps + generator_steps
+        self.steps = batches_per_iteration(critic_steps, generator_steps, same_batches, adversarial_weight)
         groups = BatchGroups(train_data_loader, self.steps * accumulation_steps)
         super().__init__(
             device=device,

@@ -60,9 +60,13 @@ class Key:
     place: bool = False  # a file or folder
 
 
-def flag(name: str, meaning: str) -> Key:
-    """A switch, true or false."""
-    return Key(name, meaning, lambda given: _named(settings.boolean, given, name))
+def flag(name: str, meaning: str, empty: bool = False) -> Key:
+    """A switch, true or false; ``empty`` allows null."""
+
+    def plain(given: Any) -> bool | None:
+        return None if empty and settings.value(given) is None else _named(settings.boolean, given, name)
+
+    return Key(name, meaning, plain)
 
 
 def number(name: str, meaning: str, least: float, most: float = float("inf"), empty: bool = False) -> Key:

@@ -149,6 +149,8 @@ class RandomPatches(Dataset):
         keep_input: append the degraded image to "label", for ``common.losses.RelativeError``.
         resample: draw other patches in each epoch; False keeps one set, seen in every epoch in another order, as
             Pham et al. 2019, sec. 3.1, do.
+        times: how many times as many samples are drawn, such as for the steps of a critic, see
+            ``common.trainers.batches_per_iteration``.
 
     Raises:
         ValueError: neither ``patches`` nor ``patches_per_volume``.
@@ -179,6 +181,7 @@ class RandomPatches(Dataset):
         keep_input: bool = False,
         resample: bool = True,
         patches_per_volume: int | None = None,
+        times: int = 1,
     ) -> None:
         self.volumes = volumes
         self.degradation = degradation
@@ -187,7 +190,7 @@ class RandomPatches(Dataset):
             patches = patches_per_volume * len(volumes)
         if patches is None:
             raise ValueError("give patches or patches_per_volume")
-        self.patches = int(patches)
+        self.patches, self.times = int(patches), times
         self.seed = seed
         self.orient = orient
         self.jitter = jitter
@@ -219,7 +222,7 @@ class RandomPatches(Dataset):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.patches
+        return self.patches * self.times
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One sample without batch axis: "image" and "label" ``(C, *patch_size)``."""

@@ -21,25 +21,21 @@ BUNDLES = Path(brasyn_synthesis_lib.__file__).parents[2]
 SIZES = [[3, 3, 1], 3, [3, 3, 1]]
 NETWORKS: dict[str, dict[str, Any]] = {
     "mri_sr3d": {},
-    "rslm_denoise": {
-        "network_def::from_scratch": True,
-        "network_def::filters": 4,
-        "network_def::filter_sizes": SIZES,
-    },
+    "rslm_denoise": {},
     "us_despeckle": {},
     "brasyn_synthesis": {},
     "lesion_msgan": {},
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"sequence": "t1c", "test_scales": [[2, 2, 2]]},
-    "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "train::trainer::critic_steps": 1},
+    "rslm_denoise": {"sequence": "t1c", "test_levels": [3], "critic_steps": 1},
     "us_despeckle": {"brightness_weight": 1},
     "brasyn_synthesis": {"discriminator_width": 4},
     "lesion_msgan": {"sequence": "t1c"},
 }
 EVALUATION: dict[str, dict[str, Any]] = {
     "mri_sr3d": {"crop": 16},
-    "rslm_denoise": {"crop": 16, "classical": False},
+    "rslm_denoise": {"crop": 16, "compared": []},
     "us_despeckle": {"crop": 48},
     "brasyn_synthesis": {"slices": 4, "views": 1},
     "lesion_msgan": {"slices": 2, "degradation": "bicubic"},
@@ -55,7 +51,7 @@ def budget(name: str, rate: float = 0.001) -> dict[str, Any]:
             **{"val_volumes": 2, "val_crop": 16},
         },
         "rslm_denoise": {
-            **{**patches, "network": {}, "objective": "paper", "warmup": 0, "learning_rate": rate},
+            **{**patches, "network": {}, "objective": "paper", "learning_rate": rate},
             **{"fine_tuning_rate": rate, "val_volumes": 2, "val_crop": 16},
         },
         "us_despeckle": {
@@ -141,6 +137,7 @@ FORMS = {  # of networks that are built as their weights tell
     "mri_sr3d": {"num_layers": 3, "filters": 4},
     "us_despeckle": {"channels": 4, "blocks": 1},
     "brasyn_synthesis": {"width": 2, "depth": 3},
+    "rslm_denoise": {"filters": 4, "filter_sizes": SIZES},
     "lesion_msgan": {"filters": 4, "blocks": 1, "middle_blocks": 1, "x2_head": True},
 }
 

@@ -94,7 +94,8 @@ def commands(bundle, output_dir):
         keys = {**bundle.keys(job, output_dir / job), **(INFERENCE.get(bundle.name, {}) if job == "inference" else {})}
         del keys["ckpt_dir"]
         keys = {key: value for key, value in keys.items() if not key.startswith("network_def")}
-        keys["classical"] = None if job != "evaluate" or "classical" not in keys else True
+        if "compared" in keys:
+            keys["compared"] = "[gaussian,nlm]"
         if job == "inference":
             part = "low/frame-000.png" if bundle.name == "us_despeckle" else "sample-000"
             keys["dataset_dir"] = str(bundle.data / part)

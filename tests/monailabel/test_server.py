@@ -42,7 +42,7 @@ TURN = np.array([[np.cos(0.2), -np.sin(0.2), 0], [np.sin(0.2), np.cos(0.2), 0], 
 BUDGET = {"patches": 12, "batch_size": 2, "patch_size": 10, "val_crop": 12}
 TRAIN = {
     "mri_sr3d": {"test_scales": [[1, 1, 2]]},
-    "rslm_denoise": {"test_levels": [5], "budgets::sample::warmup": 1},
+    "rslm_denoise": {"test_levels": [5]},
 }
 
 

@@ -33,7 +33,7 @@ def test_keys_are_printed_with_defaults_and_meaning(command, capsys):
     command("rslm_denoise")
     text = capsys.readouterr().out
     assert text.startswith("rslm_denoise 0.")
-    assert "--tau 0.89 [train, evaluate]\n    the paper's objective: MS-SSIM against L1, and beta;" in text
+    assert "--critic_steps 5 [train, evaluate]\n    critic's steps for one of the generator" in text
     assert "--test_levels" not in text or "[1, 3, 5, 7, 9] (evaluate)" in text
     assert "--memory_gb 4\n" in text  # the same in all
 

@@ -175,7 +175,7 @@ def test_a_member_larger_than_it_says_is_not_unpacked(root, tmp_path, verify):
 )
 def test_bad_json_is_told_before_anything_is_unpacked(root, verify, content, reason, monkeypatch):
     monkeypatch.setattr(zipfile.ZipFile, "extract", None)
-    (root / "bundles" / "rslm_denoise" / "configs" / "wgan.json").write_text(content, encoding="utf-8")
+    (root / "bundles" / "rslm_denoise" / "configs" / "paper" / "wgan.json").write_text(content, encoding="utf-8")
     status, lines = verify(zipped(root), *TRUST)
-    assert status == 1 and lines[0].startswith(f"FAIL archive: configs/wgan.json {reason}")
+    assert status == 1 and lines[0].startswith(f"FAIL archive: configs/paper/wgan.json {reason}")
     assert lines[1:] == ["rslm_denoise: not fit to be shared; nothing was unpacked"]

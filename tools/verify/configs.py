@@ -43,11 +43,9 @@ def _files(name: str) -> list[str]:
     """The files that are read together where this one is used, itself the last."""
     if name in ("train.json", "inference.json") or "network_def" in _read(name):
         return [name]
-    base = {"multi_gpu_inference.json": ["inference.json"], "multi_gpu_evaluate.json": ["train.json", "evaluate.json"]}
-    base |= {f"{kind}_detector.json": ["train_detector.json"] for kind in ("evaluate", "shipped")}
+    base = {f"{kind}_detector.json": ["train_detector.json"] for kind in ("evaluate", "shipped")}
     if name.startswith("paper/") and name != "paper/base.json" and Path("configs/paper/base.json").is_file():
         return ["train.json", "paper/base.json", name]
-    base |= {detector: ["train_detector.json"] for detector in ("evaluate_detector.json", "shipped_detector.json")}
     return [*base.get(name, ["train.json"]), name]
 
 
@@ -100,8 +98,10 @@ def _reached(parser: ConfigParser, code: str) -> tuple[set[tuple[str, ...]], lis
     """Paths that are referred to, starting from what MONAI and the recipe's rule read, and references to nothing."""
     properties = [*TrainProperties.values(), *InferProperties.values()]
     known = [i for i in (str(own[BundlePropertyConfig.ID]) for own in properties) if not i.startswith("_meta_")]
-    if "keys" in parser:  # which reads the budgets, and every key that is declared
-        known += ["budgets", "budget", *re.findall(r"""\bkeys\["(\w+)"\]""", code)]
+    if "keys" in parser:  # which reads budgets, such other tables, and every key that is declared
+        tables = [key for key, content in parser.get().items() if isinstance(content, dict) and key[:-1] in parser]
+        known += ["budgets", "budget", *tables, *(key[:-1] for key in tables)]
+        known += re.findall(r"""\bkeys\["(\w+)"\]""", code)
     # networks of further weights, which ``check_weights`` builds
     known += [key for key in parser.get() if f"{key.removesuffix('network')}weights" in parser]
     waiting = [i for i in (*STANDING, *(ReferenceResolver.normalize_id(i) for i in known)) if i in parser]

@@ -8,6 +8,6 @@ if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
 if common.__version__.split(".")[:2] != ["0", "1"]:
     raise ImportError(f"rslm_denoise needs version 0.1 of the package 'common', but found {common.__version__}")
 
-from . import classical, data, inference, networks, noise, training, transforms
+from . import classical, data, networks, noise, recipe, transforms
 
-__all__ = ["classical", "data", "inference", "networks", "noise", "training", "transforms"]
+__all__ = ["classical", "data", "networks", "noise", "recipe", "transforms"]

@@ -44,7 +44,7 @@ def non_local_means(noisy: torch.Tensor, level: float) -> torch.Tensor:
         InputError: scikit-image is not installed.
     """
     if not has_skimage:
-        raise InputError("non-local means needs scikit-image (pip install scikit-image), or add --classical false")
+        raise InputError("non-local means needs scikit-image (pip install scikit-image), or no nlm in --compared")
     sigma = level / 100
     smooth = restoration.denoise_nl_means(
         noisy[0].double().cpu().numpy(), patch_size=5, patch_distance=4, h=0.6 * sigma, sigma=sigma, fast_mode=True
@@ -65,5 +65,5 @@ def block_matching(noisy: torch.Tensor, level: float) -> torch.Tensor:
         InputError: the package bm4d is not installed.
     """
     if not has_bm4d:
-        raise InputError("BM4D needs the package bm4d (pip install bm4d), or leave out --bm4d true")
+        raise InputError("BM4D needs the package bm4d (pip install bm4d), or no bm4d in --compared")
     return torch.as_tensor(bm4d.bm4d(noisy[0].cpu().numpy(), level / 100))[None].to(noisy)

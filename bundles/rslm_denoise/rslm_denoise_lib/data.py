@@ -15,15 +15,16 @@ from common.datasets import held_out_brain
 from common.files import replacing
 from common.sample_data import sample_brains
 from common.savers import stem_of
-from common.settings import quantity, triple
+from common.settings import triple
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import robust_range
 
 from .classical import best_gaussian, block_matching, non_local_means
 from .noise import add_noise, parse_levels
 
-__all__ = ["NoisyVolumes", "sample_scan", "with_coarser"]
+__all__ = ["COMPARED", "NoisyVolumes", "columns", "sample_scan", "with_coarser"]
 
+COMPARED = ("gaussian", "nlm", "bm4d")
 SAMPLE_LEVEL = 5.0  # percent
 SAMPLE_SHAPE = (96, 96, 48)
 
@@ -52,7 +53,12 @@ def sample_scan() -> str:
     return str(target)
 
 
-def with_coarser(entries: Sequence[dict[str, Any]], factor: Any) -> list[dict[str, Any]]:
+def columns(others: Sequence[str]) -> list[list[str]]:
+    """Titles and keys of an evaluation's pictures, with those of other methods."""
+    return [["noisy", "image"], *([name, name] for name in others), ["network", "pred"], ["truth", "label"]]
+
+
+def with_coarser(entries: Sequence[dict[str, Any]], factor: float | None) -> list[dict[str, Any]]:
     """Training entries, each once more with "coarser" for ``rslm_denoise_lib.transforms.Coarsend``.
 
     Scans that serve as truth have noise of their own; at a coarser resolution they have less of it.
@@ -60,12 +66,8 @@ def with_coarser(entries: Sequence[dict[str, Any]], factor: Any) -> list[dict[st
     Args:
         entries: of images.
         factor: how much longer the edges of their voxels become; None for no further entries.
-
-    Raises:
-        InputError: a factor below 1.
     """
-    times = quantity(factor, "coarser", 1, 4, empty=True)
-    return [*entries, *([{**entry, "coarser": times} for entry in entries] if times else [])]
+    return [*entries, *([{**entry, "coarser": factor} for entry in entries] if factor else [])]
 
 
 class NoisyVolumes(CacheDataset):
@@ -121,11 +123,6 @@ class NoisyVolumes(CacheDataset):
         }
         return item | {name: methods[name]() for name in self.others}
 
-    def voxels(self) -> int:
-        """Voxels that a network computes for all items."""
-        total = 0
-        for number in range(len(self.data)):
-            mask = super().__getitem__(number)["image"].as_tensor()[1] > 0
-            shape = [side.stop - side.start for side in middle_window(mask, self.crop)]
-            total += int(np.prod(shape))
-        return total * len(self.levels)
+    def describe(self) -> str:
+        """What it holds, for a run's first lines."""
+        return f"{len(self.data)} volumes, noise {', '.join(f'{level:g} %' for level in self.levels)}"

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["COMPACT", "STAGES", "Critic", "Generator", "memory_format"]
+from common import settings
+
+__all__ = ["COMPACT", "INITS", "STAGES", "Critic", "Generator", "amp_pays", "memory_format", "placed"]
 
 STAGES = ((3, 3, 1), 5, 5, 5, 7, 7, 7, 3, (3, 3, 1))  # the paper's
 COMPACT = ((3, 3, 1), *(3,) * 8, (3, 3, 1))
@@ -138,6 +140,16 @@ def memory_format(network: nn.Module, device: torch.device | str) -> torch.memor
     """Layout in which the network runs fastest: on CPUs 7x7x7 filters want torch's default, others channels last."""
     large = any(max(m.kernel_size) > 5 for m in network.modules() if isinstance(m, nn.Conv3d))
     return torch.contiguous_format if large and torch.device(device).type == "cpu" else torch.channels_last_3d
+
+
+def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on a device, in its ``memory_format`` there."""
+    return network.to(device, memory_format=memory_format(network, device))
+
+
+def amp_pays(network: Generator, device: torch.device | str) -> bool:
+    """Whether inference gains from mixed precision: without ``residual`` the layers would round the image."""
+    return network.residual and settings.amp_pays(device)
 
 
 class Critic(nn.Module):

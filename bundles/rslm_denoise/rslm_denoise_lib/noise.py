@@ -17,8 +17,12 @@ from common.settings import number, value
 __all__ = ["RicianPatches", "add_noise", "estimate_level", "parse_levels"]
 
 
-def parse_levels(levels: Any) -> list[float]:
+def parse_levels(levels: Any, name: str = "noise_level") -> list[float]:
     """Noise levels in percent of the foreground's 99.9 percentile from a key: a number, a list, or its text.
+
+    Args:
+        levels: what was given.
+        name: the key, for the error.
 
     Raises:
         InputError: no level, or one that is not a positive number.
@@ -26,7 +30,7 @@ def parse_levels(levels: Any) -> list[float]:
     plain = value(levels)
     percentages = [number(level) for level in (plain if isinstance(plain, list | tuple) else [plain])]
     if not percentages or any(level is None or level <= 0 for level in percentages):
-        raise InputError(f"noise_level must be one or several positive percentages, such as 3 or [1,9]; got {levels!r}")
+        raise InputError(f"{name} must be one or several positive percentages, such as 3 or [1,9]; got {levels!r}")
     return percentages
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foreground as a channel, the noise level told, and what the network took away."""
+"""Foreground as a channel, coarser voxels, an estimate of the noise, and what the network took away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.transforms.intensity import HIGH, LOW, foreground_mask
 
 from .noise import estimate_level
 
-__all__ = ["AddForegroundd", "AddResiduald", "Coarsend", "TellNoised"]
+__all__ = ["AddForegroundd", "AddResiduald", "Coarsend", "EstimateNoised", "results"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Coarsend(MapTransform):
         return out
 
 
-class TellNoised(MapTransform):
+class EstimateNoised(MapTransform):
     """Estimates the noise level of a scaled scan ``(1, H, W, D)``, prints it, and warns outside the trained range.
 
     Args:
@@ -118,3 +118,9 @@ class AddResiduald(MapTransform):
             difference = (torch.as_tensor(scan) - torch.as_tensor(out[key])).as_subclass(torch.Tensor)
             out["residual"] = like_image(difference * (high - low), scan)
         return out
+
+
+def results(save_residual: bool, save_std: bool) -> dict[str, str]:
+    """Keys of the images that inference saves, each with what its file's name ends in."""
+    wanted = {"residual": save_residual, "std": save_std}
+    return {"pred": "denoised", **{name: name for name, saved in wanted.items() if saved}}
