@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List the bundles, or the keys of one: ``python -m tools.bundles [NAME]``."""
+"""The bundles, the keys of one, or what to do with a scan: ``python -m tools.bundles [NAME | SCAN_OR_FOLDER]``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.command import run_command
 from tools.package import bundle_folder, bundle_names
+from tools.suggest import suggestions
 
 __all__ = ["Key", "bundles", "keys_of", "main"]
 
@@ -29,10 +30,10 @@ class Key:
 
 
 def bundles(name: str | None = None) -> None:
-    """List the bundles of the collection; with a name, the keys that its commands take.
+    """List the bundles; with a name, the keys that its commands take; with a file or folder, what can be done with it.
 
     Args:
-        name: a bundle, such as mri_sr3d
+        name: a bundle, such as mri_sr3d, or a file or folder of scans, frames or DICOM
     """
     if name is None:
         for each in bundle_names():
@@ -42,7 +43,8 @@ def bundles(name: str | None = None) -> None:
             print(f"{each:<18}{metadata['version']:<8}{metadata['task']} ({size})")
         return
     if name not in bundle_names():
-        raise ValueError(f"no bundle is called {name}; there are {', '.join(bundle_names())}")
+        print("\n".join(suggestions(str(name))))
+        return
     print(f"{name} {_metadata(name)['version']}: {_metadata(name)['description']}\n")
     print(f"configurations and weights: {bundle_folder(name)}\n")
     for key in keys_of(name):

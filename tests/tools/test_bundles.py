@@ -46,7 +46,7 @@ def test_a_key_of_two_defaults_is_printed_once_with_both(command, capsys):
 
 
 def test_an_unknown_bundle_is_told_in_one_line(command):
-    with pytest.raises(SystemExit, match="error: no bundle is called nothing; there are "):
+    with pytest.raises(SystemExit, match="error: nothing: no such bundle, file or folder"):
         command("nothing")
 
 
