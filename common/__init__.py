@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts that the bundles of this collection share: samplers, transforms, inferers, metrics, handlers, sample data."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __bundle_collection__ = "restoration-bundles"  # tells this package from any other called `common`
 
 from . import (

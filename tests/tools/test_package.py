@@ -213,6 +213,6 @@ def test_what_the_how_to_pushes_to_the_hub_is_the_package(command, tmp_path, nam
     assert repository == f"USER/{name}" and kinds["create"] == [repository, True]
     assert set(files) == packed | {"README.md"}  # the card, which MONAI puts where the hub shows it
     assert {"common/__init__.py", "models/model.pt", "configs/train.json"} <= set(files)
-    assert kinds["tag"] == [repository, "0.1.0"]
+    assert kinds["tag"] == [repository, "0.2.0"]
     card = (tmp_path / "hub" / name / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\ntags:\n") and "license: apache-2.0" in card

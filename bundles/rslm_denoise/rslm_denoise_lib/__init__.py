@@ -5,8 +5,8 @@ import common
 
 if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
     raise ImportError(f"rslm_denoise needs the collection's package 'common', but found another at {common.__path__}")
-if common.__version__.split(".")[:2] != ["0", "1"]:
-    raise ImportError(f"rslm_denoise needs version 0.1 of the package 'common', but found {common.__version__}")
+if common.__version__.split(".")[:2] != ["0", "2"]:
+    raise ImportError(f"rslm_denoise needs version 0.2 of the package 'common', but found {common.__version__}")
 
 from . import classical, data, networks, noise, recipe, transforms
 
