@@ -88,9 +88,10 @@ def test_schedules_of_a_network_that_rests_at_first_draw_no_warning():
 
 
 def test_is_what_monai_expects():
-    run = trainer()
+    network = Scale()
+    run = trainer(network)
     assert isinstance(run, SupervisedTrainer)
-    assert run.network is not None
+    assert run.network is network
 
 
 def test_the_discriminator_is_shown_the_target_as_real_never_the_input():

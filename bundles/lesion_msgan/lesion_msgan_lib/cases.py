@@ -167,7 +167,7 @@ def sample_case() -> str:
     mask_path = target.with_name("sample-seg.nii.gz")
     if target.is_file() and mask_path.is_file():
         return str(target)
-    scan, seg = (nib.load(case / f"{case.name}-{name}.nii.gz") for name in ("t1c", "seg"))
+    scan, seg = (nib.Nifti1Image.from_filename(case / f"{case.name}-{name}.nii.gz") for name in ("t1c", "seg"))
     mask = np.asarray(seg.dataobj) > 0
     middle = int(np.flatnonzero(mask.any(axis=(0, 1))).mean())
     slab = slice(max(0, middle - SLAB), middle + SLAB)

@@ -17,6 +17,7 @@ from common.console import say
 from common.inputs import InputError
 from common.savers import stem_of
 from common.transforms.intensity import foreground_mask
+from common.types import Items
 
 from .degradation import WAYS, RandDownsample
 from .detection import region_around
@@ -31,6 +32,8 @@ __all__ = ["LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "reg
 FACTOR = 4
 LEAST_AREA = 16  # lesion pixels of a slice that counts
 LEAST_SHARE = 0.2  # foreground of a slice that counts, as a share of the fullest slice's
+
+Finder = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _source(item: Mapping[str, Any], number: int) -> str:
@@ -73,7 +76,7 @@ class LesionVolumes(Dataset):
         detector: without it, or with ``mask``, one line tells of a volume without lesion.
     """
 
-    def __init__(self, volumes: Dataset, detector: str = "mask") -> None:
+    def __init__(self, volumes: Items, detector: str = "mask") -> None:
         self.volumes = volumes
         quiet = detector != "mask"
         self.known: list[tuple[list[int], bool]] = []
@@ -81,8 +84,9 @@ class LesionVolumes(Dataset):
             item = volumes[number]
             self.known.append(lesion_slices(item["image"], _source(item, number), quiet))
 
-    def find(self, number: int, finder: Callable[[torch.Tensor], torch.Tensor], way: str = "bicubic") -> torch.Tensor:
+    def find(self, number: int, finder: Finder | None, way: str = "bicubic") -> torch.Tensor:
         """The mask ``(h, w, d)`` of what a detector finds in a volume's low resolution, made in a way."""
+        assert finder is not None  # it is given where a network detects
         depth = self.volumes[number]["image"].shape[-1]
         low = [WAYS[way](self.slice(number, place)[0]) for place in range(depth)]
         levels = [statistics(one) for one in low]
@@ -123,7 +127,7 @@ class LesionCrops(LesionVolumes):
 
     def __init__(
         self,
-        volumes: Dataset,
+        volumes: Items,
         patches: int | None = None,
         patch_size: int = 96,
         detector: str = "mask",
@@ -131,7 +135,7 @@ class LesionCrops(LesionVolumes):
         orient: bool = True,
         ways: Any = "bicubic",
         zoom: float = 1.0,
-        finder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        finder: Finder | None = None,
     ) -> None:
         super().__init__(volumes, detector)
         self.found: list[torch.Tensor] = []
@@ -231,7 +235,7 @@ class LesionSlices(LesionVolumes):
         detector: str = "mask",
         ways: Any = "bicubic",
         others: Mapping[str, Any] | None = None,
-        finder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        finder: Finder | None = None,
     ) -> None:
         self.data = data
         self.finder = finder if detector == "network" else None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.networks.nets import BasicUNet
 from monai.transforms import MapTransform
 from scipy import ndimage
@@ -119,7 +120,7 @@ class LesionFinder:
     @property
     def available(self) -> bool:
         """Whether the weights are there."""
-        return bool(self.weights) and os.path.isfile(self.weights)
+        return self.weights is not None and os.path.isfile(self.weights)
 
     def __call__(self, slices: torch.Tensor) -> torch.Tensor:
         """Lesion mask of standardised low-resolution slices, see ``detect``.
@@ -127,7 +128,7 @@ class LesionFinder:
         Raises:
             InputError: no weights, or those of something else.
         """
-        if not self.available:
+        if self.weights is None or not self.available:
             raise InputError(f"detector is network, but {self.weights} is not there; see train_detector.json")
         if self._network is None:
             network = load_into(build(LesionDetector, self.weights, {}), self.weights)
@@ -225,7 +226,7 @@ class FindRegiond(MapTransform):
             return "mask"
         return "network" if self.finder.available else "foreground"
 
-    def _given(self, path: str, image: torch.Tensor) -> torch.Tensor:
+    def _given(self, path: str, image: MetaTensor) -> torch.Tensor:
         axis = int(np.asarray(image.meta[AXIS]))
         low = image.as_tensor()[0]
         if axis < 0:

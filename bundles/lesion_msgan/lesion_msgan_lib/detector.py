@@ -14,10 +14,9 @@ from monai.inferers import Inferer
 from monai.metrics import CumulativeIterationMetric, DiceMetric
 from monai.metrics.utils import do_metric_reduction
 from monai.transforms import Compose
-from torch import nn
-from torch.utils.data import Dataset
 
 from common.inputs import InputError
+from common.types import Items
 from common.weights import bare
 
 from .data import LesionSlices, LesionVolumes
@@ -53,7 +52,7 @@ class DetectorSlices(LesionVolumes):
 
     def __init__(
         self,
-        volumes: Dataset,
+        volumes: Items,
         patches: int,
         patch_size: int = 64,
         seed: int = 0,
@@ -152,7 +151,7 @@ class HeldOutVolumes(LesionSlices):
 class DetectorInferer(Inferer):
     """Lesion masks of 0 and 1 from the detector's network, of slices or volumes ``(B, 1, h, w[, d])``."""
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Masks of the same shape as ``inputs``."""
         slices = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         return torch.stack([detect(bare(network), one[0]).float()[None] for one in slices]).to(slices.device)
@@ -164,7 +163,8 @@ class RegionCoverage(CumulativeIterationMetric):
     Masks are ``(B, 1, h, w[, d])`` on the low-resolution grid; of a volume the region is one box for all slices.
     """
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        assert y is not None  # it compares
         shares = []
         for pred, truth in zip(y_pred[:, 0], y[:, 0], strict=True):
             box, total = bounding_box(pred), float(truth.sum())

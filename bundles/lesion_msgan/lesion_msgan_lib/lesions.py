@@ -53,7 +53,9 @@ class RandLesion(RandomizableTransform):
         self.parts = self.R.uniform(size=2) < (0.75, 0.6)  # whether there are core and rim
         self.flatness = self.R.uniform(0.2, 0.8)
 
-    def __call__(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(  # type: ignore[override]  # two tensors that change together
+        self, image: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Slice ``(h, w)`` in the scan's units and its mask of 0 and 1, both as they were without a lesion."""
         self.randomize(image)
         if not self._do_transform:

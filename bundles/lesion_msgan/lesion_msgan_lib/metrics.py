@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
@@ -58,7 +59,7 @@ def region_scores(
         others: keys of further pictures; their scores have the key and "_" in front. "bicubic" is the baseline.
         lpips_weights: see ``PerceptualDistance``.
     """
-    kinds = {name: (kind, "whole") for name, kind in SCORES.items()}
+    kinds: dict[str, tuple[Callable[[str], Any], str]] = {name: (kind, "whole") for name, kind in SCORES.items()}
     if lpips_weights is not None:
         kinds["lpips"] = (PerceptualDistance, lpips_weights)
     scores = {}

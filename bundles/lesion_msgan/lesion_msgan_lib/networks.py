@@ -113,7 +113,8 @@ class SRResNet(nn.Module):
             for head in (self.head_x2, self.head_x4):
                 if head is not None:
                     nn.init.zeros_(head.weight)
-                    nn.init.zeros_(head.bias)
+                    if head.bias is not None:
+                        nn.init.zeros_(head.bias)
 
     @staticmethod
     def form_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -226,6 +227,7 @@ def fold(network: nn.Module) -> nn.Module:
             if isinstance(child, nn.PReLU):  # one slope: the same function without memory of its own
                 setattr(module, name, nn.LeakyReLU(float(child.weight.detach()), inplace=True))
     if isinstance(network.head_x4, nn.Conv2d):
+        assert isinstance(network.to_x4, nn.Sequential)
         convolution, shuffle, activation = network.to_x4
         network.head_x4 = nn.Sequential(_before_shuffle(network.head_x4), shuffle)
         network.to_x4 = nn.Sequential(convolution, activation)  # one slope for all, so before the shuffle or behind it
@@ -238,6 +240,7 @@ def _before_shuffle(head: nn.Conv2d) -> nn.Conv2d:
     margin = (reach + 1) // 2
     moved = _Head(4 * filters, 4, 2 * margin + 1, padding=margin).to(head.weight)
     nn.init.zeros_(moved.weight)
+    assert moved.bias is not None and head.bias is not None  # both are made with one
     with torch.no_grad():
         moved.bias.copy_(head.bias.expand(4))
         # output sub-pixel (i, j), input sub-pixel (a, b), coarse offset (u, v), and the fine offset that they make

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -56,7 +57,8 @@ class MethodPictures:
 
     def __call__(self, engine: Engine) -> None:
         """Writes the pictures of a batch, one per case and method."""
-        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state
+        for batch, output in zip(state.batch, state.output, strict=True):
             item = {**batch, **output}
             window = robust_range(item[self.truth][0])
             for name, key in self.methods:

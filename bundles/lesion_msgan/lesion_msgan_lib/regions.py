@@ -87,4 +87,5 @@ def crop_corner_range(side: Sequence[int], crop: int, length: int) -> tuple[int,
 
 def cut(image: torch.Tensor, region: Sequence[Sequence[int]], factor: int = 1) -> torch.Tensor:
     """The region of ``(..., H, W)``, given in pixels ``factor`` times as large as the image's."""
-    return image[(..., *(slice(int(start) * factor, int(stop) * factor) for start, stop in region))]
+    rows, columns = (slice(int(start) * factor, int(stop) * factor) for start, stop in region)
+    return image[..., rows, columns]

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from common.losses import WeightedLoss
-from common.weights import build, load_into
+from common.weights import build, in_format, load_into
 
 from .networks import SRResNet, fold, interpolate
 
@@ -37,7 +37,7 @@ class MSEAlone:
         """Attach to the ``AdversarialTrainer``."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Sets the weights of the epoch that starts."""
         alone = engine.state.epoch <= engine.generator_warmup
         self.loss.weights = {**self.weights, "vgg": 0.0} if alone else dict(self.weights)
@@ -66,10 +66,8 @@ def schedule(
     """
     iterations = len(loader) // critic_steps
     if kind == "step":
-        scheduler = MultiStepLR(optimizer, [iterations * (pretraining + max(1, epochs // 2))], gamma=0.1)
-    else:
-        scheduler = WarmupCosineSchedule(optimizer, warmup_steps, iterations * (pretraining + epochs))
-    return scheduler
+        return MultiStepLR(optimizer, [iterations * (pretraining + max(1, epochs // 2))], gamma=0.1)
+    return WarmupCosineSchedule(optimizer, warmup_steps, iterations * (pretraining + epochs))
 
 
 def other_methods(compared: Mapping[str, str], device: Any) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
@@ -94,7 +92,7 @@ def _generator_of(path: str) -> nn.Module:
 
 
 def _whole_slice(network: nn.Module, device: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    network = network.to(device, memory_format=torch.channels_last)
+    network = in_format(network, torch.channels_last, device)
 
     def apply(image: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
 from common.console import say
+from common.images import as_tensor
 from common.transforms.intensity import foreground_mask
 
 from .regions import FACTOR, bounding_box
@@ -32,7 +33,8 @@ def pack(volume: MetaTensor, least: int) -> MetaTensor:
         volume: any finite intensities.
         least: edge of the box in a slice, where the slice is as large.
     """
-    shown = foreground_mask(volume[0].as_tensor()) | (volume[1].as_tensor() > 0)
+    plain = as_tensor(volume)
+    shown = foreground_mask(plain[0]) | (plain[1] > 0)
     window: list[slice] = []
     for axis, ((start, stop), length) in enumerate(zip(bounding_box(shown) or (), volume.shape[1:], strict=True)):
         if axis < 2:

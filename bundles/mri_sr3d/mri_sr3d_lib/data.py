@@ -34,12 +34,16 @@ def parse_scales(scales: Any) -> list[tuple[float, float, float]]:
     plain = value(scales)
     if isinstance(plain, list | tuple) and plain and not isinstance(plain[0], list | tuple):
         plain = [plain]
-    parsed = [triple(scale, "a scale") for scale in plain or []]
-    if not parsed:
-        raise InputError("scales needs at least one entry, such as [[2,2,2]]")
-    for scale in parsed:
+    parsed = []
+    for given in plain or []:
+        scale = triple(given, "a scale")
+        if scale is None:
+            raise InputError(f"a scale must name factors, not null; got {scales!r}")
         if min(scale) < 0.25 or max(scale) <= 1:
             raise InputError(f"scale {list(scale)}: one factor must be above 1, and none below 0.25")
+        parsed.append(scale)
+    if not parsed:
+        raise InputError("scales needs at least one entry, such as [[2,2,2]]")
     return parsed
 
 
@@ -49,7 +53,7 @@ def sample_scan() -> str:
     case = held_out_brain(brains)
     target = brains.with_name(f"{brains.name}-{case.name}-thick-slices") / "sample-t1n-4mm.nii.gz"
     if not target.is_file():
-        truth = nib.load(case / f"{case.name}-t1n.nii.gz")
+        truth = nib.Nifti1Image.from_filename(case / f"{case.name}-t1n.nii.gz")
         low, _ = degrade(torch.as_tensor(truth.get_fdata(dtype=np.float32)), (1, 1, 4))
         scan = nib.Nifti1Image(low.numpy(), grid_affine(truth.affine, (1, 1, 4)))
         scan.header["descrip"] = b"synthetic, not for diagnosis"
@@ -107,7 +111,7 @@ class DegradedVolumes(CacheDataset):
     def __len__(self) -> int:
         return len(self.data) * len(self.scales)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # MONAI's takes slices, too
         image = super().__getitem__(index // len(self.scales))["image"]
         scale = self.scales[index % len(self.scales)]
         volume = image.as_tensor()

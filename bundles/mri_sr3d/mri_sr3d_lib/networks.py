@@ -106,7 +106,8 @@ class ReCNN(nn.Module):
                 nn.init.uniform_(module.weight, -((3 / fan_in) ** 0.5), (3 / fan_in) ** 0.5)
             else:
                 nn.init.normal_(module.weight, std=float(init.removeprefix("normal_")))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def combine(self, output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Adds the interpolated image to the layers' output; ``(B, 1, H, W, D)`` and ``(B, 1 + guides, H, W, D)``."""

@@ -49,7 +49,9 @@ def test_a_single_triple_is_one_scale():
     assert parse_scales("[2,2.5,2]") == parse_scales((2, 2.5, 2)) == [(2.0, 2.5, 2.0)]
 
 
-@pytest.mark.parametrize("scales", [None, [], "null", "[[1,1,1]]", "[[2,2]]", "[[2,2,0.1]]", "[[2,2,-1]]", "[a,b,c]"])
+@pytest.mark.parametrize(
+    "scales", [None, [], [None], "null", "[[1,1,1]]", "[[2,2]]", "[[2,2,0.1]]", "[[2,2,-1]]", "[a,b,c]"]
+)
 def test_scales_that_degrade_nothing_are_refused(scales):
     with pytest.raises(InputError) as caught:
         parse_scales(scales)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from torch import nn
 
-from common.handlers import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, checkpoints, shared
+from common.handlers import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, checkpoints
 from common.inputs import InputError
 from common.weights import load_flat, save_atomically
 
@@ -32,9 +33,11 @@ def refused(call, *args):
     return str(caught.value)
 
 
-def test_a_shared_handler_is_itself():
-    handler = object()
-    assert shared(handler) is handler
+def test_a_handler_that_two_lists_of_a_configuration_share_is_one_object():
+    entry = {"_target_": "common.handlers.shared", "handler": "@counter"}
+    parser = ConfigParser({"counter": {"_target_": "collections.Counter"}, "first": [entry], "second": [entry]})
+    (one,), (other,) = (parser.get_parsed_content(name) for name in ("first", "second"))
+    assert one is other is parser.get_parsed_content("counter")
 
 
 # StartingWeights
