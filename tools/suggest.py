@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -55,8 +56,7 @@ def _file(path: Path) -> list[str]:
 
 def _nifti(path: Path, place: str) -> list[str]:
     try:
-        image = nib.load(path)
-        shape, spacing = image.shape, np.asarray(image.header.get_zooms()[: min(3, len(image.shape))], float)
+        shape, spacing = _grid(path)
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as NIfTI ({str(error).splitlines()[0]})") from error
     size, edges = " x ".join(map(str, shape)), " x ".join(f"{edge:.3g}" for edge in spacing)
@@ -67,6 +67,11 @@ def _nifti(path: Path, place: str) -> list[str]:
     if len(shape) != 3 or min(shape) == 1:
         return [*lines, *_do("slices: four times as fine around a lesion", "lesion_msgan", place)]
     return [*lines, *_volumes(place, spacing)]
+
+
+def _grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
+    image: Any = nib.load(path)
+    return image.shape, np.asarray(image.header.get_zooms()[:3], float)
 
 
 def _volumes(place: str | Path, spacing: np.ndarray) -> list[str]:
@@ -127,8 +132,7 @@ def _scans(path: Path, volumes: Sequence[str]) -> list[str]:
         lines += _do(f"cases lack {target}: make it", "brasyn_synthesis", path, f"--target {target}")
     masks = ("seg", "mask")
     scan = next((file for file in volumes if not Path(file).name.lower().split(".")[0].endswith(masks)), volumes[0])
-    spacing = np.asarray(nib.load(scan).header.get_zooms()[:3], float)
-    lines += _volumes(path, spacing)
+    lines += _volumes(path, _grid(scan)[1])
     lines += _do("train super-resolution on these scans", "mri_sr3d", path, job="train", out=False)
     return lines + _do("train denoising on these scans", "rslm_denoise", path, job="train", out=False)
 
