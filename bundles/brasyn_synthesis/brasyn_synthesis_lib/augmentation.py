@@ -72,7 +72,8 @@ class AugmentCased(Transform):
         for name in SEQUENCES:
             image, mask = images[name], masks[name]
             if random.random() < self.bias:
-                field = RandBiasField(prob=1.0, coeff_range=BIAS).set_random_state(int(random.integers(2**31)))
+                field = RandBiasField(prob=1.0, coeff_range=BIAS)
+                field.set_random_state(int(random.integers(2**31)))
                 image = np.asarray(field(image[None]))[0]
             if random.random() < self.blur:
                 image = _blurred(image, mask, int(random.integers(3)), random.uniform(*THICKNESS))

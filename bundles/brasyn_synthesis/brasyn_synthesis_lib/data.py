@@ -127,7 +127,8 @@ def check_grids(files: Mapping[str, str], allow_missing_slices: Any = False) -> 
 
 def _once(cases: Mapping[str, dict[str, str]]) -> dict[str, dict[str, str]]:
     """Cases without those whose images are another's by way of links; label maps may be shared."""
-    kept, known = {}, {}
+    kept: dict[str, dict[str, str]] = {}
+    known: dict[Any, Any] = {}
     for case, files in cases.items():
         images = tuple(sorted(os.path.realpath(path) for name, path in files.items() if name != "seg"))
         other = known.setdefault(images, case)
@@ -246,17 +247,19 @@ def inference_cases(
             if not cases and not failures:
                 raise InputError(f"no file under {folder} is named as a sequence; expected {LAYOUT}")
     entries = []
-    for case, files in cases.items():
+    for name, files in cases.items():
         try:
-            entries.append({"image": _entry(case, files, wanted, allow_missing_slices), "case": case})
+            entries.append({"image": _entry(name, files, wanted, allow_missing_slices), "case": name})
         except InputError as error:
-            failures.append((error.path or case, error.reason))
+            failures.append((error.path or name, error.reason))
     return {"entries": entries, "failures": failures}
 
 
 def _volumes(path: str) -> int:
     try:
-        shape = nib.load(path).shape
+        image = nib.load(path)
+        assert isinstance(image, nib.Nifti1Pair)
+        shape = image.shape
     except Exception:  # what cannot be read is told where it belongs to a case
         return 0
     return shape[3] if len(shape) == 4 else 1

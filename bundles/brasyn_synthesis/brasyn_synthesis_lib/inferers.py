@@ -10,9 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import nn
 
+from common.images import as_tensor
 from common.inferers import ViewsInferer
 from common.inputs import InputError
 from common.weights import bare, build, load_into
@@ -97,16 +99,18 @@ class TargetInferer(Inferer):
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Result ``(1, len(outputs), H, W, D)`` of ``(1, 3, H, W, D)`` with meta data."""
+        assert isinstance(inputs, MetaTensor)  # what was standardised tells for which weights
         network = self.network_for(inputs.meta, network)
         order, flips = to_ras(inputs.affine)
-        volume = inputs.as_tensor().permute(0, 1, *[a + 2 for a in order]).flip([a + 2 for a in flips])
+        volume = as_tensor(inputs).permute(0, 1, *[a + 2 for a in order]).flip([a + 2 for a in flips])
         made = self.inferer(volume, network, *args, **kwargs).flip([a + 2 for a in flips])
         return made.permute(0, 1, *[a + 2 for a in np.argsort(order).tolist()]).contiguous()
 
-    def network_for(self, meta: dict, network: nn.Module) -> nn.Module:
+    def network_for(self, meta: dict, network: Any) -> Any:
         """The network with the weights that the meta data asks for."""
         digest, target = meta_text(meta, DIGEST), meta_text(meta, TARGET)
-        if self.weights is None and bare(network).tops.any() and Standardisation.of(network).digest == digest:
+        generator: Any = bare(network)
+        if self.weights is None and generator.tops.any() and Standardisation.of(network).digest == digest:
             return network
         path = weights_of(self.ckpt_dir, target, self.weights)
         device = next(network.parameters()).device

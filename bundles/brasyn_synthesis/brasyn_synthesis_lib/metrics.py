@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 
+from common.images import as_tensor
 from common.metrics import ssim_map
 
 __all__ = ["REGIONS", "SynthesisScore", "roughness", "scores_of", "synthesis_metrics"]
@@ -46,13 +48,14 @@ def scores_of(
     truth, tumour, brain = label[0].double(), label[1] > 0.5, label[2] > 0.5
     if challenge and kind != "roughness":
         mask = tumour if region == "tumour" else ~tumour
-        return _score(*(_clipped(x.double(), x) * mask for x in (image, truth)), mask, kind)
+        return _score(_clipped(image.double(), image) * mask, _clipped(truth, truth) * mask, mask, kind)
     mask = tumour & brain if region == "tumour" else brain & ~tumour
     if not mask.any():
         return float("nan")
     if kind == "roughness":
         return roughness(image, brain) / max(roughness(truth, brain), 1e-12)
-    return _score(*(_clipped(x.double(), truth[brain]) for x in (image, truth)), mask, kind)
+    inside = truth[brain]
+    return _score(_clipped(image.double(), inside), _clipped(truth, inside), mask, kind)
 
 
 def _clipped(image: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -107,10 +110,10 @@ class SynthesisScore(CumulativeIterationMetric):
             raise ValueError(f"kind must be one of {KINDS} and region one of {REGIONS}, got {kind!r} and {region!r}")
         self.kind, self.region, self.challenge = kind, region, challenge
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Scores ``(B, 1)`` of predictions ``(B, 1, H, W, D)`` and labels ``(B, 3, H, W, D)``."""
-        plain = [x.as_tensor() if hasattr(x, "as_tensor") else x for x in (y_pred, y)]
-        pairs = zip(*plain, strict=True)
+        assert y is not None  # it compares
+        pairs = zip(as_tensor(y_pred), as_tensor(y), strict=True)
         return torch.tensor(
             [[scores_of(image[0], label, self.kind, self.region, self.challenge)] for image, label in pairs]
         )

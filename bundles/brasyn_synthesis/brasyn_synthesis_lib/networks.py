@@ -108,7 +108,7 @@ class Generator(nn.Module):
         norm = None
         if "up.0.1.weight" in state:
             norm = "batch" if "up.0.1.running_mean" in state else "instance"
-        form = {
+        form: dict[str, Any] = {
             "in_channels": first.shape[1],
             "width": first.shape[0],
             "depth": sum(f"down.{i}.0.weight" in state for i in range(len(state))),
@@ -138,6 +138,7 @@ class Generator(nn.Module):
             raise ValueError("a network without linear_skip cannot start as a linear combination")
         neighbours = self.last_skip.in_channels // len(weights)
         self.last.weight.zero_()
+        assert self.last.bias is not None  # it is made with one
         self.last.bias.fill_(bias)
         self.last_skip.weight.zero_()
         for i, weight in enumerate(weights):
@@ -232,7 +233,7 @@ class Discriminator(nn.Module):
         ValueError: another ``norm``.
     """
 
-    def __init__(self, width: int = 64, norm: str | None = "instance") -> None:
+    def __init__(self, width: int = 64, norm: Any = "instance") -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.console import say
 from common.weights import bare
@@ -36,7 +35,7 @@ def linear_regression(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 def regression_of(volumes: Iterable[dict[str, Any]]) -> list[float]:
     """Weights of the inputs and a bias that fit the truth best over the brains of training volumes."""
-    left, right = 0.0, 0.0
+    left = right = torch.zeros(())
     for item in volumes:
         image, label = (item[key].float() for key in ("image", "label"))
         brain = label[2] > 0.5
@@ -46,7 +45,7 @@ def regression_of(volumes: Iterable[dict[str, Any]]) -> list[float]:
 
 
 def start_linear(
-    wanted: bool, from_scratch: bool, resume: bool, network: nn.Module, volumes: Sequence[dict[str, Any]]
+    wanted: bool, from_scratch: bool, resume: bool, network: Any, volumes: Sequence[dict[str, Any]]
 ) -> None:
     """Lets random weights start as the linear regression of the training volumes, which training then improves on.
 

@@ -72,10 +72,10 @@ class Standardisation:
 
     def write(self, network: nn.Module) -> None:
         """Puts the numbers into a generator's buffers."""
-        network = bare(network)
-        network.target.fill_(SEQUENCES.index(self.target))
-        network.landmarks.copy_(torch.tensor([list(self.landmarks[name]) for name in SEQUENCES]))
-        network.tops.copy_(torch.tensor([self.tops[name] for name in SEQUENCES]))
+        generator: Any = bare(network)
+        generator.target.fill_(SEQUENCES.index(self.target))
+        generator.landmarks.copy_(torch.tensor([list(self.landmarks[name]) for name in SEQUENCES]))
+        generator.tops.copy_(torch.tensor([self.tops[name] for name in SEQUENCES]))
 
     @property
     def scale(self) -> float:

@@ -173,7 +173,7 @@ class PackCased(Transform):
         label = torch.stack([truth / self.standardisation.scale, tumour, (brain | masks[target]).float()])
         item = TakePartd(["image", "label"])({"image": image, "label": label, "part": data["part"]})
         around = data["around"] if self.whole and data["part"] == "whole" else [MARGIN] * 6
-        packed = {key: F.pad(item[key], around).half() for key in ("image", "label")}
+        packed: dict[Hashable, Any] = {key: F.pad(item[key], around).half() for key in ("image", "label")}
         return {**packed, "case": data["case"], "scale": scale}
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ FORM = 2  # raise when ``CompactCased`` or ``AugmentCased`` give other numbers: 
 def on_disk(entries: Sequence[Mapping[str, Any]], memory_gb: float) -> bool:
     """Whether standardised cases would take more than half of the memory, told from the first one's header."""
     voxels = np.prod(_shape_of(entries[0]["image"]), dtype=np.float64) if entries else 0
-    return len(entries) * voxels * CHANNELS * 2 > HEADROOM * memory_gb * 2**30
+    return bool(len(entries) * voxels * CHANNELS * 2 > HEADROOM * memory_gb * 2**30)
 
 
 def _shape_of(path: str) -> tuple[int, ...]:
     if path.lower().endswith((".nii", ".nii.gz")):
-        return nib.load(path).shape[:3]
+        image = nib.load(path)
+        assert isinstance(image, nib.Nifti1Pair)
+        return image.shape[:3]
     try:
         return tuple(LoadScan()(path).shape[1:])
     except Exception as error:
@@ -79,7 +81,7 @@ def decoded_cases(
     return PersistentDataset(data=data, transform=transform, cache_dir=cache_dir, hash_func=hash_of_case)
 
 
-def _with_part(item: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+def _with_part(item: Mapping[Hashable, Any], entry: Mapping[str, Any]) -> dict[Hashable, Any]:
     return {**item, "part": entry.get("part", "whole")}  # no matter of the cache: both parts come of one volume
 
 
@@ -112,7 +114,7 @@ class TrainingCases(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[Hashable, Any]:
         item = self.cases[index]
         return item if self.resident is None else self.pack(_with_part(item, self.data[index]))
 
