@@ -281,7 +281,8 @@ def test_read_only_models_do_not_cost_a_finished_training_its_summary(start, tin
     job[2]["budgets"]["short"]["fine_tuning_rate"] = 0.01
     assert end(start(*job)) == 0, Path(job[3]).read_text(encoding="utf-8")
     said = Path(job[3]).read_text(encoding="utf-8")
-    assert said.rstrip().splitlines()[-1].startswith("summary: ")
+    *_, summary, page = said.rstrip().splitlines()
+    assert summary.startswith("summary: ") and page.startswith("report ")
     assert f"{small_disk}/models/model.pt stays: " in said
     assert "Traceback" not in said
 

@@ -106,7 +106,10 @@ def check_weights(name: str) -> list[str]:
     parser, inputs = _parser(), importlib.import_module("common.inputs")
     keys = [key for key, value in parser.get().items() if isinstance(value, str) and value.startswith("$@ckpt_dir +")]
     named = {Path(parser.get_parsed_content(key)): key for key in keys}
-    wrong = [f"{path} is missing" for path in {Path("models/model.pt"): "", **named} if not path.is_file()]
+    training = json.loads(Path("configs/train.json").read_text(encoding="utf-8"))
+    beside = [Path("models") / file for file in training.get("session", {}).get("beside", [])]
+    wanted = dict.fromkeys([Path("models/model.pt"), *named, *beside])
+    wrong = [f"{path} is missing" for path in wanted if not path.is_file()]
     for path in sorted(Path("models").rglob("[!.]*.pt")):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
