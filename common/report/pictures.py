@@ -30,7 +30,7 @@ MOST = 9  # slices along an axis
 MARGIN = 4  # voxels around the foreground
 PLANES = ("Sagittal", "Coronal", "Axial")
 TRUTH, SPREAD = "label", "std"
-ROLES = {TRUTH: "truth", "pred": "result", "result": "result", SPREAD: "uncertainty"}
+ROLES = {TRUTH: "truth", "pred": "result", "restored": "result", SPREAD: "uncertainty"}
 
 
 @dataclass

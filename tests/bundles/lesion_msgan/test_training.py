@@ -52,14 +52,6 @@ def test_pre_training_is_mse_alone():
     assert seen == [{"mse_x2": 0.5, "mse_x4": 1, "vgg": 0}] + 2 * [{"mse_x2": 0.5, "mse_x4": 1, "vgg": 0.006}]
 
 
-def test_a_critic_that_rests_at_first_draws_no_warning(recwarn):
-    optimizer = torch.optim.Adam([nn.Parameter(torch.ones(1))])
-    scheduler = schedule(optimizer, "cosine", range(4), 2)
-    scheduler.step()
-    assert not [each for each in recwarn.list if "lr_scheduler" in str(each.message)]
-    assert optimizer.param_groups[0]["params"][0] == 1
-
-
 @pytest.mark.parametrize(
     "network",
     [
