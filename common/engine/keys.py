@@ -135,6 +135,24 @@ DEVICE = Key("device", "such as `cpu` or `cuda:1`; the GPU if there is one", dev
 SEED = whole("seed", "start of all randomness: split, samples, first weights", 0)
 
 
+SHARED = (  # of every bundle
+    name("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes); null: by data and device"),
+    flag("from_scratch", "start from random weights instead of those of `weights`"),
+    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
+    name("run_name", "name of the run's folder; null: the budget and a number"),
+    flag("resume", "go on with the latest run, or that of `run_name`"),
+    SEED,
+    DEVICE,
+    flag("amp", "mixed precision; by default where the processor gains from it"),
+    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
+    whole("val_interval", "epochs between validations", 1),
+    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
+    path("output_dir", "where results go"),
+    path("ckpt_dir", "folder of the bundle's own weights"),
+    path("bundle_root", "the bundle's folder"),
+)
+
+
 def _named(check: Callable[[Any], Any], given: Any, name: str) -> Any:
     try:
         return check(given)
@@ -171,17 +189,17 @@ class Recipe:
     """The keys of a bundle's configurations.
 
     Args:
-        configs: the bundle's folder of configurations; what stands in them at the top is no misspelt key.
-        keys: what a user may set.
+        library: ``__file__`` of the recipe's module. What stands at the top of the bundle's configurations, see
+            ``bundle_folder``, is no misspelt key.
+        keys: what a user may set besides the keys of every bundle, ``SHARED``.
         rule: what keys decide together: a function of the plain keys that returns those that it changes, or raises an
             ``InputError``.
     """
 
-    def __init__(
-        self, configs: Path, *keys: Key, rule: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
-    ) -> None:
-        self.configs = configs
-        self.keys = {key.name: key for key in keys}
+    def __init__(self, library: str, *keys: Key, rule: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
+        self.configs = bundle_folder(library) / "configs"
+        own = {key.name: key for key in keys}
+        self.keys = own | {key.name: key for key in SHARED if key.name not in own}
         self.rule = rule
 
     def prepare(self) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def test_an_installed_collection_works_without_its_clone(tmp_path):
     assert all(line.startswith(str(env)) for line in where.splitlines()), where
     assert all(name in run("-m", "tools.bundles") for name in BUNDLES)
     for name in BUNDLES:
+        configs = run("-c", f"from {name}_lib.recipe import RECIPE; print(RECIPE.configs)").strip()
+        assert configs.startswith(str(env)) and Path(configs, "train.json").is_file()
         run("-m", "tools.package", name, "--out", "dist")
         assert (work / "dist" / f"{name}.zip").is_file()
     folder = run("-m", "tools.bundles", "mri_sr3d").split("configurations and weights: ")[1].splitlines()[0]

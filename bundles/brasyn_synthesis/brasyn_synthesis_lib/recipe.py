@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, number, path, pick, whole
+from common.engine.keys import Key, Recipe, flag, name, number, path, pick, whole
 from common.inputs import InputError
 from common.settings import boolean, value
 
@@ -36,7 +35,7 @@ def _switch(given: Any) -> bool | None:
 
 
 RECIPE = Recipe(
-    Path(__file__).resolve().parents[1] / "configs",
+    __file__,
     path("dataset_dir", "folder of cases, a case, or (inference) a 4D file; null: sample brains, made on first use"),
     path("t1n", "inference: this sequence's file of one case, instead of `dataset_dir`"),
     path("t1c", "likewise"),
@@ -45,9 +44,6 @@ RECIPE = Recipe(
     name("pattern", "which files below the folder"),
     Key("target", "the sequence to make: `t1n`, `t1c`, `t2w`, `t2f`; null (inference): the missing one", _target, True),
     flag("allow_missing_slices", "inference: take DICOM series of which some files cannot be read, and name them"),
-    name("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes); null: by data and device"),
-    flag("from_scratch", "start from random weights instead of those of `weights`"),
-    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
     whole("width", "channels of the generator's first level, for random weights; null: the budget's", 1, empty=True),
     whole("depth", "its levels; null: the budget's", 1, empty=True),
     whole("full_width", "its channels at full resolution, 0 for none; null: the budget's", 0, empty=True),
@@ -63,11 +59,6 @@ RECIPE = Recipe(
     flag("needs_vgg", "refuse to train without `vgg_weights`"),
     whole("generator_warmup", "first epochs, without discriminator", 0),
     flag("linear_start", "random weights start as the linear regression of the inputs"),
-    name("run_name", "name of the run's folder; null: the budget and a number"),
-    flag("resume", "go on with the latest run, or that of `run_name`"),
-    SEED,
-    DEVICE,
-    flag("amp", "mixed precision; by default where the processor gains from it"),
     whole("num_workers", "processes that prepare slices", 0),
     number("memory_gb", "memory in GiB: cases that need more than half are decoded once into `cache_dir`", 1e-6),
     path("cache_dir", "decoded cases, shared by all targets and runs"),
@@ -75,7 +66,6 @@ RECIPE = Recipe(
     path("split", "JSON file with lists of patients `train`, `validate`, `test`, instead of `val_fraction`"),
     whole("variants", "augmentation: variants of each case with a tumour pasted in, bias fields and thick slices", 0),
     number("jitter", "augmentation: change of the slopes of random grey-scale curves", 0, 0.9),
-    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
     whole("epochs", "epochs; null: the budget's", 1, empty=True),
     whole("patches", "slice stacks per epoch; null: the budget's", 1, empty=True),
     whole("batch_size", "stacks per step; null: the budget's", 1, empty=True),
@@ -84,15 +74,10 @@ RECIPE = Recipe(
     whole("halve_every", "epochs after which it is halved; null: the budget's", 1, empty=True),
     whole("val_volumes", "validation cases at most; null: the budget's", 1, empty=True),
     whole("val_slices", "middle axial slices that are validated; null: the budget's", 1, empty=True),
-    whole("val_interval", "epochs between validations", 1),
     pick("keep", "`best` weights by SSIM in healthy brain, or the `last`", ("best", "last")),
     whole("slices", "evaluation: middle axial slices only", 1, empty=True),
     flag("challenge", "evaluation: scores by the convention of the challenge's script, on the files' whole grid"),
     pick("views", "slice directions that are averaged: 9, or 1 for axial slices", (1, 9)),
     flag("save_std", "inference: save the standard deviation over the views, too"),
-    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
-    path("output_dir", "where results go"),
-    path("ckpt_dir", "folder of the bundle's own weights"),
-    path("bundle_root", "the bundle's folder"),
     rule=_perceptual,
 )

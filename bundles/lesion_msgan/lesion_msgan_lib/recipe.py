@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, number, path, pick, whole
+from common.engine.keys import Key, Recipe, flag, name, number, path, pick, whole
 from common.errors import InputError
 from common.settings import boolean, value
 
@@ -53,7 +53,7 @@ def _compared(given: Any) -> dict[str, str]:
 
 
 RECIPE = Recipe(
-    Path(__file__).resolve().parents[1] / "configs",
+    __file__,
     path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1c`"),
@@ -70,7 +70,6 @@ RECIPE = Recipe(
     pick("axis", "how a volume is sliced: a plane, or 0, 1, 2 for the array's axes", (*PLANES, 0, 1, 2)),
     whole("margin", "inference: low-resolution pixels around the lesion", 0),
     Key("degradation", "simulated low resolution: `bicubic`, `block`, `kspace`, or a list of them", ways_of, text=True),
-    name("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes); null: by data and device"),
     whole("epochs", "epochs, of the game where there is one; null: the budget's", 1, empty=True),
     whole("pretraining", "epochs before them, with the generator and MSE alone; null: the budget's", 0, empty=True),
     whole("patches", "training crops per epoch; null: the budget's, or as many as slices", 1, empty=True),
@@ -95,34 +94,21 @@ RECIPE = Recipe(
     whole("blocks", "its residual blocks on the low-resolution grid; null: the budget's", 1, empty=True),
     whole("middle_blocks", "its residual blocks on the x2 grid; null: the budget's", 0, empty=True),
     Key("skip", "whether its heads add to bicubic interpolation; null: they do", _skip),
-    flag("from_scratch", "start from random weights instead of those of `weights`"),
     pick("variant", "shipped weights: `mse` (`model.pt`) or, trained with a critic, `msgan` (`msgan.pt`)", [*VARIANTS]),
-    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
-    name("run_name", "name of the run's folder; null: the budget and a number"),
-    flag("resume", "go on with the latest run, or that of `run_name`"),
-    SEED,
-    DEVICE,
-    flag("amp", "mixed precision; by default where the processor gains from it"),
     whole("num_workers", "processes that prepare crops", 0),
     number("memory_gb", "memory in GiB: of feature maps in inference, of the volumes in training", 0.1),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),
     flag("orient", "augmentation: flip and transpose crops"),
     number("zoom", "augmentation: half of the slices are resampled by up to this factor; 1: none", 1, 4),
-    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
     number("max_gradient_norm", "clip the gradient's norm; null: not at all", 0, empty=True),
     whole("val_volumes", "validation volumes at most; null: the budget's", 1, empty=True),
     whole("val_slices", "slices of each in validation; null: the budget's", 1, empty=True),
-    whole("val_interval", "epochs between validations", 1),
     whole("slices", "evaluation: slices of each volume; null: all with lesion", 1, empty=True),
     Key("compared", "evaluation: further generators, such as `\"{'srresnet': 'best.pt'}\"`", _compared),
     path("lpips_weights", 'evaluation: state dict of `lpips.LPIPS(net="alex")`'),
     number("made_lesions", "detector: share of the slices that get a made lesion", 0, 1),
     whole("val_step", "detector: every which slice is validated; null: the budget's", 1, empty=True),
     pick("keep", "which weights `best.pt` holds: the `best` by the score, or the `last`", ("best", "last")),
-    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
     flag("integers", "inference: round NIfTI results to int16"),
-    path("output_dir", "where results go"),
-    path("ckpt_dir", "folder of the bundle's own weights"),
-    path("bundle_root", "the bundle's folder"),
 )

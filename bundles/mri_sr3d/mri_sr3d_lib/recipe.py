@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.engine import bundle_folder
-from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, names, number, path, scales, triple, whole
+from common.engine.keys import Key, Recipe, flag, name, names, number, path, scales, triple, whole
 from common.errors import InputError
 from common.settings import value
 
@@ -22,24 +21,16 @@ def _filters(given: Any) -> int | list[int] | None:
 
 
 RECIPE = Recipe(
-    bundle_folder(__file__) / "configs",
+    __file__,
     path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1n`"),
     flag("allow_missing_slices", "inference: take a DICOM series of which files cannot be read, and name them"),
     names("guides", "guide sequences, by name or as paths"),
-    name("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes); null: by data and device"),
     scales("scales", 'training scales, such as `"[[2,2,2],[1,1,4]]"`'),
     scales("test_scales", "scales that are scored"),
-    flag("from_scratch", "start from random weights instead of those of `weights`"),
-    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
     whole("num_layers", "layers of a network from random weights; null: the budget's", 1, empty=True),
     Key("filters", "filters of its layers: one number, or one per hidden layer; null: the budget's", _filters),
-    name("run_name", "name of the run's folder; null: the budget and a number"),
-    flag("resume", "go on with the latest run, or that of `run_name`"),
-    SEED,
-    DEVICE,
-    flag("amp", "mixed precision; by default where the processor gains from it"),
     whole("num_workers", "processes that prepare patches", 0),
     number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
@@ -52,7 +43,6 @@ RECIPE = Recipe(
     flag("resample_patches", "draw other patches in each epoch; false: one set, as in the paper"),
     number("jitter", "augmentation: largest change of a patch's gain and offset", 0, 0.5),
     number("smoothing", "augmentation: share of the patches whose truth is smoothed, as resampled scans are", 0, 1),
-    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
     number("max_gradient_norm", "clip the gradient's norm; null: not at all", 0, empty=True),
     whole("warmup_steps", "steps in which the learning rate rises", 0),
     whole("epochs", "epochs; null: the budget's", 1, empty=True),
@@ -63,16 +53,11 @@ RECIPE = Recipe(
     number("learning_rate", "learning rate; null: the budget's, another one for given weights", 0, empty=True),
     whole("val_volumes", "validation volumes at most; null: the budget's", 1, empty=True),
     whole("val_crop", "edge of the middle part that is validated; null: the budget's", 1, empty=True),
-    whole("val_interval", "epochs between validations", 1),
     whole("crop", "evaluation: middle part of this edge length only", 1, empty=True),
-    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
     triple("spacing", "inference: target in mm; null: isotropic at the finest spacing"),
     triple("scale", "inference: factors instead of `spacing`"),
     triple("slice_thickness", "inference: thickness in mm where it is not the spacing"),
     flag("integers", "inference: round the result to int16"),
     flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),
     flag("save_std", "inference: average over the flips, and save their standard deviation, too"),
-    path("output_dir", "where results go"),
-    path("ckpt_dir", "folder of the bundle's own weights"),
-    path("bundle_root", "the bundle's folder"),
 )

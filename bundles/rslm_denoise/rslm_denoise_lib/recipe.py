@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.engine import bundle_folder
-from common.engine.keys import DEVICE, SEED, Key, Recipe, edges, flag, name, names, number, path, pick, whole
+from common.engine.keys import Key, Recipe, edges, flag, name, names, number, path, pick, whole
 from common.errors import InputError
 from common.settings import value
 
@@ -40,12 +39,11 @@ def _levels(name: str, meaning: str) -> Key:
 
 
 RECIPE = Recipe(
-    bundle_folder(__file__) / "configs",
+    __file__,
     path("dataset_dir", "folder or single file; null: sample brains, made on first use"),
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1c`"),
     flag("allow_missing_slices", "inference: take a DICOM series of which files cannot be read, and name them"),
-    name("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes); null: by data and device"),
     _levels("training_levels", "lowest and highest noise level in training, in percent of the foreground's maximum"),
     _levels("test_levels", "noise levels that are scored"),
     pick("objective", "`paper` or `relative`; null: the budget's", (None, "paper", "relative")),
@@ -57,18 +55,11 @@ RECIPE = Recipe(
     whole("critic_steps", "critic's steps for one of the generator, on batches of their own", 1),
     number("critic_rate", "critic's learning rate", 0),
     pick("critic_dims", "2: slices of a patch as channels; 3: 3D convolutions", (2, 3)),
-    flag("from_scratch", "start from random weights instead of those of `weights`"),
-    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
     whole("filters", "filters of a network from random weights; null: the budget's", 1, empty=True),
     Key("filter_sizes", "filter sizes of its layers, each one number or three; null: the budget's", _filter_sizes),
     flag("residual", "its layers compute what is taken away; null: the budget's", empty=True),
     pick("init", "`he` or `identity`; null: the budget's", (None, *INITS)),
-    name("run_name", "name of the run's folder; null: the budget and a number"),
-    flag("resume", "go on with the latest run, or that of `run_name`"),
     pick("keep", "weights that are kept: `best` by PSNR, or `last`", ("best", "last")),
-    SEED,
-    DEVICE,
-    flag("amp", "mixed precision; by default where the processor gains from it"),
     whole("num_workers", "processes that prepare patches", 0),
     number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
@@ -78,7 +69,6 @@ RECIPE = Recipe(
     number("inverted", "share of the patches with dark and bright exchanged, for other contrasts", 0, 1),
     number("coarser", "each training scan once more, its voxels so much longer: less noise", 1, 4, empty=True),
     flag("masked_background", "validate with the noise around the head set to zero"),
-    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
     number("max_gradient_norm", "clip the gradient's norm; null: not at all", 0, empty=True),
     whole("warmup_steps", "steps in which the learning rate rises", 0),
     whole("epochs", "epochs; null: the budget's", 1, empty=True),
@@ -89,16 +79,11 @@ RECIPE = Recipe(
     number("learning_rate", "learning rate; null: the budget's, another one for given weights", 0, empty=True),
     whole("val_volumes", "validation volumes at most; null: the budget's", 1, empty=True),
     whole("val_crop", "edge of the middle part that is validated; null: the budget's", 1, empty=True),
-    whole("val_interval", "epochs between validations", 1),
     edges("crop", "evaluation: middle part of this edge length only, one number or three"),
     Key("compared", "evaluation: other methods, of `gaussian`, `nlm` (scikit-image), `bm4d` (bm4d)", _compared),
-    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
     flag("save_residual", "inference: save what was taken away, too"),
     flag("estimate_noise", "inference: estimate the noise level and print it"),
     flag("integers", "inference: round the result to int16"),
     flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),
     flag("save_std", "inference: average over the flips, and save their standard deviation, too"),
-    path("output_dir", "where results go"),
-    path("ckpt_dir", "folder of the bundle's own weights"),
-    path("bundle_root", "the bundle's folder"),
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.engine import bundle_folder
-from common.engine.keys import DEVICE, SEED, Key, Recipe, flag, name, number, path, whole
+from common.engine.keys import Key, Recipe, flag, number, path, whole
 from common.errors import InputError
 from common.settings import names, value
 
@@ -40,35 +39,26 @@ def _channels(given: Any) -> list[int] | None:
 
 
 RECIPE = Recipe(
-    bundle_folder(__file__) / "configs",
+    __file__,
     path(
         "dataset_dir",
         "folder with `low/` and `high/`; inference: file or folder; null: sample probes, made on first use",
     ),
-    name("budget", "`paper`, `short` (an hour on two cores), `sample` (minutes); null: by data and device"),
     Key(
         "stages",
         f"list of stages ({', '.join(STAGES)}); null: all, without `identity` where weights are given",
         _stages,
         text=True,
     ),
-    path("weights", "weights to start from, to use or to evaluate; they decide the network"),
-    flag("from_scratch", "start from random weights instead of those of `weights`"),
     path("discriminator_weights", "an earlier run's `last.pt`, whose discriminator to start from"),
     whole("channels", "channels of a network from random weights; null: the budget's", 1, empty=True),
     whole("blocks", "residual blocks of a network from random weights; null: the budget's", 0, empty=True),
-    name("run_name", "name of the run's folder; null: the budget and a number"),
-    flag("resume", "go on with the latest run, or that of `run_name`"),
-    SEED,
-    DEVICE,
-    flag("amp", "mixed precision; by default where the processor gains from it"),
     whole("num_workers", "processes that prepare patches", 0),
     number("memory_gb", "memory for feature maps, in GiB; larger frames are computed in bands", 1e-4),
     number("val_fraction", "share of the files of `low/` held out", 0.001, 0.999),
     path("split", "JSON file with lists of file names `train`, `validate`, `test`, instead of `val_fraction`"),
     whole("val_frames", "validation frames at most; null: the budget's", 1, empty=True),
     whole("val_crop", "edge of the middle part that is validated; null: the budget's", 1, empty=True),
-    whole("val_interval", "epochs between validations", 1),
     whole("crop", "evaluation: middle part of this edge length only", 1, empty=True),
     Key("region", 'the ultrasound as `"[left,top,right,bottom]"`; null: from DICOM, or found', parse_box),
     Key("roi", "evaluation: where speckle is measured: a box or a list of boxes; null: found", _boxes),
@@ -93,7 +83,6 @@ RECIPE = Recipe(
     number("structure_weight", "lambda, weight of L1 + MS-SSIM", 0),
     number("brightness_weight", "weight of the difference of mean grey levels", 0),
     flag("frozen_norm", "batch normalisation keeps its statistics in the last two stages"),
-    number("ema", "decay of the average of the weights that is kept; 0: none", 0, 0.99999),
     whole("identity_epochs", "epochs of the first stage", 1, empty=True),
     whole("identity_samples", "patches of each", 1, empty=True),
     number("identity_learning_rate", "its learning rate", 0, empty=True),
@@ -104,13 +93,9 @@ RECIPE = Recipe(
     number("pretraining_learning_rate", "its learning rate", 0, empty=True),
     number("ssim_floor", "least SSIM to the input of weights that are kept", -1, 1),
     flag("keep_mean", "multiply each result by a number, so that its mean over the ultrasound is the input's"),
-    flag("promote", "put the run's weights in the place of `weights`, if they are better"),
     path("reference", "inference: histogram file, or folder of the reference probe, for the picture; null: none"),
     flag("save_std", "inference: average over the frame's flips, and save their standard deviation, too"),
     flag("histograms", "inference: write the picture of histograms"),
     flag("lossless", "inference: PNG where the input is JPEG"),
     flag("deidentify", "inference: no patient in DICOM (basic profile of PS3.15), black outside the ultrasound"),
-    path("output_dir", "where results go"),
-    path("ckpt_dir", "folder of the bundle's own weights"),
-    path("bundle_root", "the bundle's folder"),
 )

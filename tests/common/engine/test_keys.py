@@ -42,9 +42,10 @@ CONFIG = {
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    (tmp_path / "train.json").write_text(json.dumps({**CONFIG, "item": {}}), encoding="utf-8")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.json").write_text(json.dumps({**CONFIG, "item": {}}), encoding="utf-8")
     made = Recipe(
-        tmp_path,
+        str(tmp_path / "a_lib" / "recipe.py"),
         path("folder", "a folder"),
         path("output", "where to"),
         path("dataset_dir", "data"),
