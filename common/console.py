@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +16,8 @@ __all__ = [
     "convolution_rate",
     "device_text",
     "duration",
-    "evaluation_line",
-    "finish_line",
     "multiplications",
     "say",
-    "start_lines",
 ]
 
 
@@ -76,48 +72,6 @@ def convolution_rate(device: torch.device | str, edge: int = 24) -> float:
 def _wait(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def start_lines(
-    job: str, budget: dict, device: torch.device | str, data: str, weights: str, expected: float, folder: object
-) -> None:
-    """Says once, before the work, what is going to happen."""
-    for name, text in (
-        ("job", job),
-        ("budget", f"{budget['name']} ({_numbers(budget)})"),
-        ("device", device_text(device)),
-        ("data", data),
-        ("weights", weights),
-        ("expected", f"about {duration(expected)}"),
-        ("run", str(folder)),
-    ):
-        say(f"{name + ':':<10}{text}")
-
-
-def evaluation_line(weights: str, data: str, expected: float, device: torch.device | str) -> None:
-    """Says before an evaluation what is judged on what, and how many seconds it will take about."""
-    say(f"evaluating {weights} on {data}; about {duration(expected)} on {device_text(device)}")
-
-
-def finish_line(summary: str, best: Any, scores: object, tensorboard: str | None, folder: object) -> None:
-    """The run's last line: what it gained, and where everything lies.
-
-    Args:
-        summary: scores of baseline and network.
-        best: the run's ``BestWeights``.
-        scores: CSV file.
-        tensorboard: TensorBoard's folder, or None.
-        folder: the run's folder.
-    """
-    kept = "the starting weights" if best.epoch == 0 else f"epoch {best.epoch}"
-    places = [f"weights {best.path} (of {kept})", f"metrics {scores}", f"pictures {folder}/panels"]
-    if tensorboard:
-        places.append(f"TensorBoard log {tensorboard}")
-    say(f"summary: {summary}; " + ", ".join(places))
-
-
-def _numbers(budget: dict) -> str:
-    return ", ".join(f"{k} {v}" for k, v in budget.items() if k != "name" and v is not None)
 
 
 def device_text(device: torch.device | str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import torch
 from monai.handlers import MLFlowHandler
 
 from common.claims import Claim
@@ -21,9 +20,9 @@ from common.distributed import from_first, is_main_process
 from common.files import remove_partials, replacing, writing
 from common.inputs import InputError
 from common.provenance import without_folders
-from common.settings import boolean, optional, quantity
+from common.settings import boolean, optional
 
-__all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "save_split", "set_seed"]
+__all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "save_split"]
 
 
 def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path:
@@ -139,11 +138,3 @@ def end_tracking(handlers: Sequence[Any]) -> None:
     for handler in handlers:
         if isinstance(handler, MLFlowHandler):
             handler.close()
-
-
-def set_seed(seed: Any) -> None:
-    """Seeds torch (starting weights); samples derive their own randomness from the seed.
-
-    Unlike ``monai.utils.set_determinism`` this leaves global state of the process alone that other workflows share.
-    """
-    torch.manual_seed(quantity(seed, "seed", least=0, whole=True))

@@ -176,19 +176,6 @@ class AdversarialTrainer(SupervisedTrainer):
             return "generator"
         return "discriminator" if epoch <= self.generator_warmup + self.discriminator_warmup else "both"
 
-    def passes_left(self, generator: float, discriminator: float, game: float = 0.0) -> float:
-        """Cost of the epochs left to do for each sample that an epoch takes, in whatever unit the costs have.
-
-        Args:
-            generator: cost of a generator's step for a sample.
-            discriminator: of a discriminator's step.
-            game: what a generator's step costs on top of it where the discriminator judges its image.
-        """
-        critics, generators = self.critic_steps, self.generator_steps
-        both = (critics * discriminator + generators * (generator + game)) / self.steps
-        cost = {"generator": generator, "discriminator": discriminator, "both": both}
-        return sum(cost[self.stage(epoch)] for epoch in range(self.state.epoch + 1, self.state.max_epochs + 1))
-
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         """All steps of an iteration; the output and the batch are those of the last step."""
         engine.network.train()

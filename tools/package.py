@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.command import run_command
 
-__all__ = ["BUNDLES", "bundle_folder", "bundle_names", "main", "package"]
+__all__ = ["bundle_folder", "bundle_names", "main", "package"]
 
 ROOT = Path(__file__).parents[1]  # of the clone, or where pip put packages: `common` lies there in both
 LARGE = 25 * 2**20  # bytes; the Model Zoo takes nothing larger into git
@@ -21,25 +21,22 @@ MADE = {"last.pt", "model.ts", "model.onnx", "model.pt2", "model_final.pt", "ver
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever it is packed
 
 
-BUNDLES = ("brasyn_synthesis", "lesion_msgan", "mri_sr3d", "rslm_denoise", "us_despeckle")
-
-
 def bundle_names() -> list[str]:
     """Names of the collection's bundles."""
     cloned = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
-    return cloned or [name for name in BUNDLES if _installed(name)]
+    return cloned or list(_installed())
 
 
 def bundle_folder(name: str) -> Path:
     """A bundle's folder: of the clone that this file lies in, or where pip put it."""
     cloned = ROOT / "bundles" / name
-    return cloned if cloned.is_dir() else _installed(name) or cloned
+    return cloned if cloned.is_dir() else _installed().get(name, cloned)
 
 
-def _installed(name: str) -> Path | None:
-    from common.engine import installed_folder  # not before: `tools.verify` must find the `common` of a zip
+def _installed() -> dict[str, Path]:
+    from common.engine import installed_folders  # not before: `tools.verify` must find the `common` of a zip
 
-    return installed_folder(name)
+    return installed_folders()
 
 
 def package(name: str, out: str = "dist", url: str | None = None) -> str:

@@ -2,7 +2,7 @@
 """What every run does: keys checked, weights and checkpoints loaded, progress shown, results told."""
 
 from .keys import Key, Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
-from .places import bundle_folder, installed_folder
+from .places import bundle_folder, installed_folders
 from .session import Session
 from .stages import Stage, StagePlan
 
@@ -16,7 +16,7 @@ __all__ = [
     "bundle_root",
     "edges",
     "flag",
-    "installed_folder",
+    "installed_folders",
     "name",
     "names",
     "number",

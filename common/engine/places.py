@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["bundle_folder", "installed_folder"]
+__all__ = ["bundle_folder", "installed_folders"]
 
 PROJECT = "restoration-bundles"
 
@@ -20,19 +20,15 @@ def bundle_folder(library: str) -> Path:
     around = Path(library).resolve().parents[1]
     if (around / "configs").is_dir():
         return around
-    return installed_folder(Path(library).resolve().parent.name.removesuffix("_lib")) or around
+    return installed_folders().get(Path(library).resolve().parent.name.removesuffix("_lib"), around)
 
 
-def installed_folder(name: str) -> Path | None:
-    """Where pip put a bundle's configurations and weights; None where they were not installed.
-
-    Args:
-        name: of the bundle.
-    """
+def installed_folders() -> dict[str, Path]:
+    """Where pip put the bundles' configurations and weights, by name; empty where they were not installed."""
     try:
         files = metadata.files(PROJECT) or []
     except metadata.PackageNotFoundError:
-        return None
-    wanted = ("bundles", name, "configs", "metadata.json")
-    found = (Path(str(file.locate())).resolve() for file in files if file.parts[-4:] == wanted)
-    return next((path.parents[1] for path in found if path.is_file()), None)
+        return {}
+    wanted = (file for file in files if file.match("bundles/*/configs/metadata.json"))
+    found = sorted(Path(str(file.locate())).resolve() for file in wanted)
+    return {path.parents[1].name: path.parents[1] for path in found if path.is_file()}

@@ -3,7 +3,6 @@
 
 import io
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,39 +57,6 @@ def test_a_terminal_without_the_characters_gets_the_line_all_the_same(monkeypatc
     assert raw.getvalue() == b"Zo?: 31.2 +- 0.8 dB\n"
 
 
-def test_a_run_starts_with_one_line_per_fact(capsys):
-    budget = {"name": "short", "epochs": 6, "patches": None}
-    console.start_lines("training", budget, "cpu", "3 volumes", "random initialisation", 400, "runs/short-1")
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert {key: text.strip() for key, text in lines.items()} == {
-        "job": "training",
-        "budget": "short (epochs 6)",
-        "device": f"cpu ({torch.get_num_threads()} threads)",
-        "data": "3 volumes",
-        "weights": "random initialisation",
-        "expected": "about 7 min",
-        "run": "runs/short-1",
-    }
-
-
 def test_a_gpu_is_called_by_its_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Big GPU")
     assert console.device_text("cuda:1") == "cuda:1 (Big GPU)"
-
-
-def test_an_evaluation_starts_with_one_line(capsys):
-    console.evaluation_line("models/model.pt", "2 held-out volume(s)", 100, "cpu")
-    threads = torch.get_num_threads()
-    expected = f"evaluating models/model.pt on 2 held-out volume(s); about 2 min on cpu ({threads} threads)\n"
-    assert capsys.readouterr().out == expected
-
-
-@pytest.mark.parametrize(("epoch", "kept"), [(0, "the starting weights"), (4, "epoch 4")])
-@pytest.mark.parametrize("log", [None, "runs/1/tensorboard"])
-def test_a_run_ends_with_one_line(capsys, epoch, kept, log):
-    best = SimpleNamespace(epoch=epoch, path="runs/1/best.pt")
-    console.finish_line("gain +1 dB", best, "runs/1/scores.csv", log, "runs/1")
-    out = capsys.readouterr().out
-    assert out.count("\n") == 1
-    assert out.startswith(f"summary: gain +1 dB; weights runs/1/best.pt (of {kept}), metrics runs/1/scores.csv")
-    assert ("TensorBoard log runs/1/tensorboard" in out) == (log is not None)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from common import distributed
 from common.datasets import read_split
 from common.inputs import InputError
-from common.runs import is_main_process, run_folder, save_config, save_split, set_seed
+from common.runs import is_main_process, run_folder, save_config, save_split
 
 
 def finished(folder):
@@ -122,14 +122,6 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, file):
         (tmp_path / "runs").rmdir()
     (tmp_path / file).touch()
     assert "cannot be written: " in refused(tmp_path / "runs", "mine", False, "sample")
-
-
-def test_the_seed_decides_the_starting_weights():
-    weights = []
-    for seed in (5, "5", 6):
-        set_seed(seed)
-        weights.append(torch.nn.Linear(3, 4).weight.detach().clone())
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
 @pytest.fixture

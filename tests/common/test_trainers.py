@@ -418,22 +418,6 @@ def test_autocast_keeps_losses_in_float32():
     assert torch.tensor(terms["loss"]).bfloat16().float() != torch.tensor(terms["loss"])
 
 
-def test_the_cost_of_the_epochs_left_counts_each_stage():
-    costs = {"generator": 4.0, "discriminator": 2.0}
-    run = trainer(max_epochs=6, data=loader(8), critic_steps=3, generator_warmup=1, discriminator_warmup=2)
-    played = (3 * 2 + 4) / 4  # an epoch in which three of four batches are the discriminator's
-    assert run.passes_left(**costs) == pytest.approx(4 + 2 * 2 + 3 * played)
-    assert run.passes_left(**costs, game=1.0) == pytest.approx(4 + 2 * 2 + 3 * (played + 1 / 4))
-    run.state.epoch = 4  # as after resuming
-    assert run.passes_left(**costs) == pytest.approx(2 * played)
-    run.state.epoch = 6
-    assert run.passes_left(**costs, game=1.0) == 0
-    shared = trainer(max_epochs=1, data=loader(8), same_batches=True)
-    assert shared.passes_left(**costs, game=1.0) == 2 + 4 + 1  # every batch is both networks'
-    alone = trainer(max_epochs=2, adversarial_weight=0)
-    assert alone.passes_left(**costs, game=1.0) == 2 * 4
-
-
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
 

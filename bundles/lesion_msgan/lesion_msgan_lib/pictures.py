@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
 from common.console import say
 from common.files import replacing
-from common.handlers import draw_slice
 from common.runs import is_main_process
 from common.transforms.intensity import robust_range
 
@@ -64,4 +64,16 @@ class MethodPictures:
             for name, key in self.methods:
                 path = self.folder / name / f"{item['case']}.png"
                 with replacing(path) as partial:
-                    Image.fromarray(draw_slice(torch.as_tensor(item[key][0]), window)).save(partial)
+                    Image.fromarray(_grey_levels(torch.as_tensor(item[key][0]), window)).save(partial)
+
+
+def _grey_levels(image: torch.Tensor, window: tuple[float, float]) -> np.ndarray:
+    """Grey levels ``(W, H)`` uint8 of a slice ``(H, W)``, its second axis pointing up.
+
+    Args:
+        image: the slice.
+        window: values that become black and white; those beyond are clipped.
+    """
+    low, high = window
+    levels = ((image.detach().float().cpu() - low) / (high - low)).clamp(0, 1) * 255
+    return np.ascontiguousarray(levels.round().numpy().astype(np.uint8).T[::-1])
