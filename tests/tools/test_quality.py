@@ -200,3 +200,12 @@ def test_a_rival_runs_or_says_why_not():
         Rival("a", "a")
     with pytest.raises(ValueError, match="either a function or the reason"):
         Rival("a", "a", torch.clone, "not here")
+
+
+def test_scores_of_a_part_say_so(command, brains, tmp_path):
+    stem = tmp_path / "part"
+    keys = {"crop": [16, 16, 8], "test_levels": [5], "sequence": "t1c"}
+    command("quality", "rslm_denoise", "--dataset_dir", brains, "--rivals", "none", "--keys", keys, "--out", stem)
+    facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert "the middle 16 x 16 x 8 of the foreground" in facts["caption"]
+    assert "whole volumes" not in facts["caption"]

@@ -51,7 +51,8 @@ def quality(
         name: bundle, such as mri_sr3d
         dataset_dir: folder of cases, as for the bundle's evaluation; the sample data's held-out cases if not given
         rivals: all, none, or a list of their short names such as "[spline,lrtv]"
-        keys: further keys of the bundle's evaluation, such as "{'sequence': 't1n', 'test_scales': [[2,2,2]]}"
+        keys: further keys of the bundle's evaluation, such as "{'sequence': 't1n', 'test_scales': [[2,2,2]]}", or
+            "{'crop': [64,64,32]}" for a part where a rival is slow
         rival_weights: what rivals need, such as "{'authors': 'model.pt'}"
         data: name of the data in the table; by default the folder's
         out: path of the results without an ending; by default below the bundle's eval folder
@@ -67,7 +68,8 @@ def quality(
     stem = Path(out) if out else evaluation.root / "eval" / f"quality-{label.replace(' ', '-')}"
     board = Scoreboard(stem, _facts(evaluation, module, methods, label, chosen_keys, seed))
     _run(evaluation, methods, board, seed)
-    text = f"## {name}, {label}\n\nMean ± standard deviation; {module.CAPTION}.\n\n{board.table(module.subject)}"
+    caption = board.facts["caption"]
+    text = f"## {name}, {label}\n\nMean ± standard deviation; {caption}.\n\n{board.table(module.subject)}"
     print("\n" + text, flush=True)
     stem.with_name(stem.name + ".md").write_text(text, encoding="utf-8")
     say(f"lines {board.csv}, table {stem}.md")
@@ -78,6 +80,15 @@ def _mapping(given: Any, key: str) -> dict[str, Any]:
     if plain is not None and not isinstance(plain, Mapping):
         raise ValueError(f"{key} must be like {{'name': value}}, got {given!r}")
     return dict(plain or {})
+
+
+def _caption(caption: str, keys: Mapping[str, Any]) -> str:
+    """What the numbers are: a score of a part says so."""
+    crop = keys.get("crop")
+    if not crop:
+        return caption
+    edges = " x ".join(str(edge) for edge in crop) if isinstance(crop, Sequence) else f"{crop}-voxel cube"
+    return caption.replace("whole volumes", f"the middle {edges} of the foreground")
 
 
 def _wanted(methods: Sequence[Rival], given: Any) -> list[Rival]:
@@ -112,7 +123,7 @@ def _facts(
         "baseline": next(m.key for m in methods if m.baseline),
         "scores": list(module.SCORES),
         "lower": module.LOWER,
-        "caption": module.CAPTION,
+        "caption": _caption(module.CAPTION, keys),
         "methods": {**listed, NETWORK: network},
         "date": date.today().isoformat(),
         "machine": f"{device_text(device)} of {os.cpu_count()} cores, {platform.machine()}",

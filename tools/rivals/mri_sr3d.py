@@ -28,7 +28,7 @@ __all__ = ["CAPTION", "LOWER", "SCORES", "WHOLE", "acquired", "rivals", "run_ecl
 SCORES = ("psnr_foreground", "ssim_foreground", "psnr_whole", "ssim_whole")
 CAPTION = "whole volumes; PSNR in dB; multiplications per high-resolution voxel"
 LOWER = False
-WHOLE = {"validate::dataset::crop": None}
+WHOLE: dict[str, Any] = {}
 TAPS = {"linear": 2, "spline": 4, "lanczos": 6}
 PROGRAM = "run-eclare"
 

@@ -26,7 +26,7 @@ __all__ = ["CAPTION", "LOWER", "SCORES", "WHOLE", "best_gaussian", "rivals", "ru
 SCORES = ("psnr_foreground", "ssim_foreground", "ncc_foreground", "psnr_whole", "ssim_whole")
 CAPTION = "whole volumes; PSNR in dB; multiplications per voxel"
 LOWER = False
-WHOLE: dict[str, Any] = {"validate::dataset::crop": None, "compared": []}
+WHOLE: dict[str, Any] = {"compared": []}
 SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)  # voxels
 TOLD = "told the level"
 
