@@ -11,13 +11,14 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import monai.bundle
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -44,6 +45,7 @@ __all__ = [
 
 MONAI = {"_meta_", "imports", "initialize", "run", "finalize", "requirements", "use_click"}  # the last is MONAI Label's
 CODE = ("$", "@")  # MONAI evaluates texts that begin so
+MACRO = "%"  # MONAI puts part of a file in the place of texts that begin so, before any item is resolved
 
 
 @dataclass(frozen=True)
@@ -276,12 +278,16 @@ class Recipe:
     def _check(self, parser: ConfigParser, key: Key) -> None:
         config: Any = parser.config
         given = config[key.name]
-        if isinstance(given, str) and given.startswith(CODE):
-            if not key.text or any(shipped.get(key.name) == given for shipped in self._shipped):
-                return  # resolved by MONAI
-            raise InputError(
-                f"{key.name} begins with {given[0]}, which MONAI would evaluate; write ./{given} for a file"
-            )
+        if key.text:
+            if any(shipped.get(key.name) == given for shipped in self._shipped):
+                return  # resolved by MONAI, if it is an expression
+            for text in [*_texts(_typed().get(key.name)), *_texts(given)]:
+                if text.startswith((*CODE, MACRO)):
+                    raise InputError(
+                        f"{key.name} begins with {text[0]}, which MONAI would evaluate; write ./{text} for a file"
+                    )
+        elif isinstance(given, str) and given.startswith(CODE):
+            return  # resolved by MONAI
         if isinstance(given, str | int | float | list | tuple | dict | type(None)):
             _put(parser, key.name, key.plain(given))
 
@@ -321,6 +327,25 @@ def _put(parser: ConfigParser, name: str, value: Any) -> None:
         parser.ref_resolver.items[name].update_config(value)
     if name in parser.ref_resolver.resolved_content:
         parser.ref_resolver.resolved_content[name] = value
+
+
+def _texts(given: Any) -> Iterator[str]:
+    """All texts of a value, which may be nested: MONAI looks into lists and dictionaries, too."""
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, list | tuple | dict):
+        for part in [*given, *given.values()] if isinstance(given, dict) else given:
+            yield from _texts(part)
+
+
+def _typed() -> dict[str, Any]:
+    """Keys of the command line as they were typed: in the configuration, macros are replaced already."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is monai.bundle.run.__code__:
+            return frame.f_locals["override"]
+        frame = frame.f_back
+    return {}
 
 
 def _calling(kind: type) -> Any:

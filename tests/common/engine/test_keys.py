@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
+from monai.bundle import run as monai_run
 
 from common.engine import Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
 from common.inputs import root_cause
@@ -143,6 +144,25 @@ def test_what_cannot_be_is_one_line(recipe, keys, told):
 @pytest.mark.parametrize("key", ["folder", "pattern", "output"])
 def test_texts_that_monai_would_evaluate_are_no_names(recipe, key, text):
     assert f"write ./{text} for a file" in refused(**{key: text})
+
+
+@pytest.mark.parametrize("given", [["$__import__('os').abort()"], ["t2w", "@count"], [["@count"]]])
+def test_nor_in_lists(recipe, given):
+    assert "which MONAI would evaluate" in refused(guides=given)
+
+
+@pytest.mark.parametrize(
+    ("key", "given"), [("folder", "%{}::a"), ("guides", "%{}::a"), ("pattern", "%kind"), ("folder", "%{}::odd")]
+)
+def test_macros_on_the_command_line_are_no_names(recipe, tmp_path, key, given):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"a": "scans", "odd": "$__import__('os').abort()"}), encoding="utf-8")
+    content = {**CONFIG, "keys": "$__import__('a_recipe').RECIPE.prepare()", "initialize": "$@keys", "run": "$@keys"}
+    (tmp_path / "own.json").write_text(json.dumps(content), encoding="utf-8")
+    given = json.loads(json.dumps(given).replace("{}", str(other)))
+    with pytest.raises(Exception) as caught:
+        monai_run(config_file=str(tmp_path / "own.json"), logging_file=False, meta_file=[], **{key: given})
+    assert f"{key} begins with %, which MONAI would evaluate; write ./%" in str(root_cause(caught.value))
 
 
 def test_expressions_of_the_bundles_own_configurations_stay(recipe):
