@@ -38,7 +38,7 @@ def sample_scan() -> str:
     case = held_out_brain(brains)
     target = brains.with_name(f"{brains.name}-{case.name}-5-percent-noise") / "sample-t1c-noisy.nii.gz"
     if not target.is_file():
-        truth = nib.load(case / f"{case.name}-t1c.nii.gz")
+        truth = nib.nifti1.load(case / f"{case.name}-t1c.nii.gz")
         image = torch.as_tensor(truth.get_fdata(dtype=np.float32))
         window = middle_window(image > robust_range(image)[0], SAMPLE_SHAPE)
         block = image[tuple(window)]
@@ -105,7 +105,7 @@ class NoisyVolumes(CacheDataset):
     def __len__(self) -> int:
         return len(self.data) * len(self.levels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # MONAI's takes slices, too
         number, level = index // len(self.levels), self.levels[index % len(self.levels)]
         volume = super().__getitem__(number)["image"]
         source = str(volume.meta.get("filename_or_obj", f"volume {number}"))

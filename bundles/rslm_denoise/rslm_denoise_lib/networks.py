@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from common import settings
+from common.weights import in_format
 
 __all__ = ["COMPACT", "INITS", "STAGES", "Critic", "Generator", "amp_pays", "memory_format", "placed"]
 
@@ -65,11 +66,9 @@ class Generator(nn.Module):
             raise ValueError(f"init must be one of {INITS}, got {init!r}")
         channels = [1, *[filters] * (len(sizes) - 1), 1]
         layers: list[nn.Module] = []
-        for i, size in enumerate(sizes):
-            layers += [
-                nn.Conv3d(channels[i], channels[i + 1], size, padding=tuple(edge // 2 for edge in size)),
-                nn.ReLU(),
-            ]
+        for i, (a, b, c) in enumerate(sizes):
+            padding = (a // 2, b // 2, c // 2)
+            layers += [nn.Conv3d(channels[i], channels[i + 1], (a, b, c), padding=padding), nn.ReLU()]
         self.residual = residual
         self.layers = nn.Sequential(*(layers[:-1] if residual else layers))
         if residual:  # a state dict tells by it which form it belongs to
@@ -97,9 +96,10 @@ class Generator(nn.Module):
 
     def _initialise(self, init: str) -> None:
         convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv3d)]
-        for layer in convolutions:
+        biases = [layer.bias for layer in convolutions if layer.bias is not None]
+        for layer, bias in zip(convolutions, biases, strict=True):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(bias)
         if init == "identity" and self.residual:
             nn.init.zeros_(convolutions[-1].weight)
         elif init == "identity":
@@ -109,7 +109,7 @@ class Generator(nn.Module):
                     layer.weight[0] = 0
                     layer.weight[(0, 0, *centre)] = 1
         elif not self.residual:
-            nn.init.constant_(convolutions[-1].bias, LAST_BIAS)
+            nn.init.constant_(biases[-1], LAST_BIAS)
 
     def combine(self, output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """What the layers' output makes of the image, both ``(B, 1, H, W, D)``, within the image's range.
@@ -144,7 +144,7 @@ def memory_format(network: nn.Module, device: torch.device | str) -> torch.memor
 
 def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
     """The network on a device, in its ``memory_format`` there."""
-    return network.to(device, memory_format=memory_format(network, device))
+    return in_format(network, memory_format(network, device), device)
 
 
 def amp_pays(network: Generator, device: torch.device | str) -> bool:
@@ -193,7 +193,7 @@ class Critic(nn.Module):
             edges = [-(-edge // stride) for edge in edges]
         if spatial_dims == 3:
             edges = [min(edge, 2) for edge in edges]
-            layers.append(nn.AdaptiveAvgPool3d(edges))
+            layers.append(nn.AdaptiveAvgPool3d(tuple(edges)))
         cells = 1
         for edge in edges:
             cells *= edge

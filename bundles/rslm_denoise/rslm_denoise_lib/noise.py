@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import RandRicianNoise
+from monai.utils import convert_to_tensor
 
 from common.inputs import InputError
 from common.samplers import Patch
@@ -28,8 +29,9 @@ def parse_levels(levels: Any, name: str = "noise_level") -> list[float]:
         InputError: no level, or one that is not a positive number.
     """
     plain = value(levels)
-    percentages = [number(level) for level in (plain if isinstance(plain, list | tuple) else [plain])]
-    if not percentages or any(level is None or level <= 0 for level in percentages):
+    given = [number(level) for level in (plain if isinstance(plain, list | tuple) else [plain])]
+    percentages = [level for level in given if level is not None and level > 0]
+    if not given or len(percentages) < len(given):
         raise InputError(f"{name} must be one or several positive percentages, such as 3 or [1,9]; got {levels!r}")
     return percentages
 
@@ -44,8 +46,7 @@ def add_noise(image: torch.Tensor, level: float, seed: int) -> torch.Tensor:
     """
     noise = RandRicianNoise(prob=1.0, std=level / 100, sample_std=False)
     noise.set_random_state(seed=seed)
-    noisy = noise(image)
-    return noisy.as_tensor() if hasattr(noisy, "as_tensor") else noisy
+    return convert_to_tensor(noise(image))
 
 
 class RicianPatches:
@@ -92,7 +93,7 @@ class RicianPatches:
         if offset < 0:
             raise ValueError(f"offset must not be negative, got {offset}")
         self.masked, self.inverted, self.offset = masked, inverted, offset
-        self.gain, self.brightness = tuple(gain), tuple(brightness)
+        self.gain, self.brightness = (gain[0], gain[1]), (brightness[0], brightness[1])
 
     def __call__(self, patches: Sequence[Patch], size: Sequence[int]) -> dict[str, torch.Tensor]:
         """Noisy patches as "image" and truth as "label", ``(B, 1, *size)``.
@@ -103,7 +104,7 @@ class RicianPatches:
         for patch in patches:
             window = tuple(slice(start, start + n) for start, n in zip(patch.corner, size, strict=True))
             truth, mask = patch.volume[(slice(None), *window)].split(1)
-            level = float(np.exp(patch.random.uniform(*np.log([min(self.levels), max(self.levels)]))))
+            level = float(np.exp(patch.random.uniform(np.log(min(self.levels)), np.log(max(self.levels)))))
             factor = patch.random.uniform(*self.gain)
             truth = truth.clamp_min(0)
             if patch.random.random() < self.inverted:
