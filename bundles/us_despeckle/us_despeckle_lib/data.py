@@ -167,7 +167,7 @@ class HeldOutFrames(CacheDataset):
         """Whether every frame has its clean echogenicity."""
         return bool(self.data) and all(_clean_path(entry["image"]).is_file() for entry in self.data)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # MONAI's takes slices, too
         if index not in self._items:
             self._items[index] = self._item(super().__getitem__(index)["image"])
         return dict(self._items[index])
@@ -176,9 +176,9 @@ class HeldOutFrames(CacheDataset):
         path = str(image.meta["filename_or_obj"])
         frame = image.as_tensor()[len(image) // 2].cpu()
         region = image.meta["region"].numpy() > 0
-        shape = tuple(frame.shape)
-        given = given_rois(shape, *self.rois, path)
-        clean = np.zeros(shape, np.float32)
+        height, width = frame.shape
+        given = given_rois((height, width), *self.rois, path)
+        clean = np.zeros((height, width), np.float32)
         if self.has_clean:
             clean = read_frames(_clean_path(path)).grey()[0] * region
         window = _middle(region, self.crop)
@@ -199,11 +199,12 @@ def _clean_path(path: str) -> Path:
 
 def _middle(region: np.ndarray, crop: int | None) -> tuple[slice, slice]:
     """The region's box, or the middle part of it."""
-    sides = []
-    for axis in (1, 0):
-        hits = np.flatnonzero(region.any(axis=axis))
-        start, stop = (int(hits[0]), int(hits[-1]) + 1) if len(hits) else (0, region.shape[1 - axis])
+
+    def side(axis: int) -> slice:
+        hits = np.flatnonzero(region.any(axis=1 - axis))
+        start, stop = (int(hits[0]), int(hits[-1]) + 1) if len(hits) else (0, region.shape[axis])
         length = stop - start if crop is None else min(int(crop), stop - start)
         first = start + (stop - start - length) // 2
-        sides.append(slice(first, first + length))
-    return tuple(sides)
+        return slice(first, first + length)
+
+    return side(0), side(1)

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from common.weights import bare
+from common.images import as_tensor
+from common.weights import bare, in_format
 
-from .networks import folded
+from .networks import DRNN, folded
 
 __all__ = ["FrameInferer"]
 
@@ -30,11 +32,11 @@ class FrameInferer(Inferer):
         super().__init__()
         self.memory_gb = float(memory_gb)
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Result ``(B, N, H, W)`` of ``inputs`` ``(B, N, H, W)`` in [0, 1]; the N channels are frames of a loop."""
-        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        image = as_tensor(inputs)
         result = image.clone()
-        quick = folded(bare(network)).to(memory_format=torch.channels_last)
+        quick = in_format(folded(cast(DRNN, bare(cast(nn.Module, network)))), torch.channels_last)
         with torch.no_grad():
             for case, out in zip(image, result, strict=True):
                 _, rows, columns = self.box(case[None])
@@ -51,7 +53,7 @@ class FrameInferer(Inferer):
             sides.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
         return sides
 
-    def _frame(self, frame: torch.Tensor, network: nn.Module) -> torch.Tensor:
+    def _frame(self, frame: torch.Tensor, network: DRNN) -> torch.Tensor:
         """One frame ``(H, W)``."""
         height, width = frame.shape
         radius, channels = network.radius, network.tail.in_channels

@@ -9,6 +9,7 @@ divergence large, as the paper's 31.7 for one filter shows, so a number without 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.utils import do_metric_reduction
 
+from common.images import as_tensor
 from common.metrics import ssim_map
 
 from .rois import CONTRAST
@@ -115,8 +117,9 @@ class HistogramKL(CumulativeIterationMetric):
         super().__init__()
         self.reference, self.tissue = reference, tissue
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Counts ``(B, 2, 256)`` of reference and prediction; ``y`` is ``(B, 4, H, W)``, see ``HeldOutFrames``."""
+        assert y is not None  # it compares
         rows = []
         for pred, label in zip(y_pred, y, strict=True):
             region = label[ROIS if self.tissue else REGION]
@@ -162,12 +165,13 @@ class FlooredKL(CumulativeIterationMetric):
         for part in getattr(self, "parts", ()):
             part.reset()
 
-    def __call__(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor:
+    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
         """Takes frames ``(B, 1, H, W)`` with their labels ``(B, 4, H, W)``; the score of each."""
-        divergence, similarity = (part(y_pred, y) for part in self.parts)
-        return super().__call__(divergence, similarity)
+        counts, similarity = (cast(torch.Tensor, part(y_pred, y)) for part in self.parts)
+        return super().__call__(counts, similarity)
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        assert y is not None  # of its parts
         divergence = kl_divergence(y_pred[:, 0], y_pred[:, 1])
         return (divergence + 100 * (self.floor - y[:, 0]).clamp_min(0))[:, None]
 
@@ -194,19 +198,16 @@ class PatchScore(CumulativeIterationMetric):
             raise ValueError(f"kind must be one of {tuple(KINDS)}, got {kind!r}")
         self.score = KINDS[kind]
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Scores ``(B, 1)`` of ``(B, 1, H, W)``; ``y`` is ``(B, 4, H, W)``, see ``HeldOutFrames``."""
-        pairs = zip(y_pred, y, strict=True)
-        return torch.tensor([self.score(_plain(pred)[0].clamp(0, 1), _plain(label)) for pred, label in pairs])[:, None]
+        assert y is not None  # it compares
+        pairs = zip(as_tensor(y_pred).cpu(), as_tensor(y).cpu(), strict=True)
+        return torch.tensor([self.score(pred[0].clamp(0, 1), label) for pred, label in pairs])[:, None]
 
     def aggregate(self) -> torch.Tensor:
         """Mean over the frames that have a score; NaN where none has."""
         scores = self.get_buffer()
         return scores.nanmean() if scores.isnan().all() else do_metric_reduction(scores, "mean")[0]
-
-
-def _plain(image: torch.Tensor) -> torch.Tensor:
-    return image.as_tensor().cpu() if hasattr(image, "as_tensor") else image.cpu()
 
 
 def _over_tissue(score: Callable[..., float], contrast: bool = False) -> Callable[[torch.Tensor, torch.Tensor], float]:
@@ -255,7 +256,10 @@ def speckle_metrics(reference: torch.Tensor, tissue: torch.Tensor, clean: bool =
     """
     metrics = {}
     for key, prefix in (("pred", ""), ("image", "baseline_")):
-        functions = {"kl_reference": HistogramKL(reference), "kl_input": HistogramKL()}
+        functions: dict[str, CumulativeIterationMetric] = {
+            "kl_reference": HistogramKL(reference),
+            "kl_input": HistogramKL(),
+        }
         functions |= {"kl_tissue": HistogramKL(tissue, True), "kl_tissue_input": HistogramKL(tissue=True)}
         functions |= {kind: PatchScore(kind) for kind in KINDS if clean or kind != "ssim_clean"}
         for name, function in functions.items():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -36,7 +37,12 @@ class ResBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*[module for _ in range(3) for module in _unit(channels, channels, 3)])
         self.shortcut = nn.Parameter(torch.ones(()))
-        nn.init.constant_(self.layers[-2].weight, gain)
+        nn.init.constant_(self.last_norm.weight, gain)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation before the last ReLU."""
+        return cast(nn.BatchNorm2d, self.layers[-2])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features of the shape given, ``(B, C, H, W)``."""
@@ -73,13 +79,13 @@ class DRNN(nn.Module):
 
     def _start_as_identity(self) -> None:
         with torch.no_grad():
-            for weight in (self.head[0].weight[0], self.tail.weight):
+            first = cast(nn.Conv2d, self.head[0]).weight
+            for weight in (first[0], *self.tail.parameters()):
                 weight.zero_()
-            self.head[0].weight[0, 0, 3, 3] = 1
+            first[0, 0, 3, 3] = 1
             self.tail.weight[0, 0, 1, 1] = 1
-            self.tail.bias.zero_()
             for block in self.body:
-                block.layers[-2].weight[0] = 1e-3  # with 0 its ReLU would be dead
+                cast(ResBlock, block).last_norm.weight[0] = 1e-3  # with 0 its ReLU would be dead
 
     @classmethod
     def form_of(cls, state: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -93,7 +99,7 @@ class DRNN(nn.Module):
             raise ValueError("it has no last convolution")
         form = {"channels": last.shape[1], "blocks": len({name for name in state if name.endswith(".shortcut")})}
         with torch.device("meta"):
-            own = cls(**form).state_dict()
+            own = cls(form["channels"], form["blocks"]).state_dict()
         if own.keys() != state.keys() or any(state[name].shape != tensor.shape for name, tensor in own.items()):
             raise ValueError("its tensors are not those of a chain of residual blocks")
         return form
@@ -140,16 +146,19 @@ class Discriminator(nn.Module):
     def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), gain: float = 4.0, centred: bool = False) -> None:
         super().__init__()
         self.gain, self.centred = gain, centred
-        layers, last = [], 1
+        layers: list[nn.Module] = []
+        last = 1
         for width in channels:
             for stride, inner in ((1, last), (2, width)):
                 layers += [nn.Conv2d(inner, width, 3, stride, padding=1), nn.LeakyReLU(0.2, inplace=True)]
             last = width
         self.layers = nn.Sequential(*layers)
         self.unit = nn.Linear(last, 1)
-        for module in layers[::2]:  # torch's default would fade the signal to a constant over eight layers
-            nn.init.kaiming_normal_(module.weight, a=0.2)
-            nn.init.zeros_(module.bias)
+        for name, values in self.layers.named_parameters():  # torch's default would fade the signal over eight layers
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(values, a=0.2)
+            else:
+                nn.init.zeros_(values)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, 1)`` of ``(B, 1, H, W)``, any height and width; large for the reference probe."""
@@ -169,7 +178,7 @@ class _FoldedBlock(nn.Module):
         return self.layers(image).add_(image, alpha=self.shortcut)
 
 
-def folded(network: DRNN) -> nn.Module:
+def folded(network: DRNN) -> DRNN:
     """The network for inference, each batch normalisation folded into its convolution: the same function, faster.
 
     Exact in evaluation mode, where normalisation is a fixed scale and offset per channel.
@@ -179,8 +188,11 @@ def folded(network: DRNN) -> nn.Module:
     """
 
     def fold(units: nn.Sequential) -> nn.Sequential:
-        pairs = zip(units[::3], units[1::3], strict=True)
-        fused = [fuse_conv_bn_eval(conv.eval(), norm.eval()) for conv, norm in pairs]
+        layers = list(units)
+        pairs = zip(layers[::3], layers[1::3], strict=True)
+        fused = [
+            fuse_conv_bn_eval(cast(nn.Conv2d, conv.eval()), cast(nn.BatchNorm2d, norm.eval())) for conv, norm in pairs
+        ]
         return nn.Sequential(*[module for conv in fused for module in (conv, nn.ReLU(inplace=True))])
 
     modes = [(module, module.training) for module in network.modules()]
@@ -188,10 +200,9 @@ def folded(network: DRNN) -> nn.Module:
     nn.Module.__init__(result)
     try:
         result.head = fold(network.head)
-        blocks = []
-        for block in network.body:
-            blocks.append(_FoldedBlock(fold(block.layers), block.shortcut.item()))
-        result.body, result.tail = nn.Sequential(*blocks), network.tail
+        blocks = [cast(ResBlock, block) for block in network.body]
+        result.body = nn.Sequential(*[_FoldedBlock(fold(block.layers), block.shortcut.item()) for block in blocks])
+        result.tail = network.tail
     finally:
         for module, mode in modes:
             module.train(mode)

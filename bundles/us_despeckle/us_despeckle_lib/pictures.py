@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -51,8 +52,8 @@ def draw_histograms(counts: Mapping[str, torch.Tensor], note: str = "") -> np.nd
     draw.text((LEFT, 20), note, fill=(60, 60, 60))
     draw.line([(LEFT, HEIGHT - BOTTOM), (WIDTH - LEFT, HEIGHT - BOTTOM)], fill=(60, 60, 60))
     for level in range(0, 256, 51):
-        x = LEFT + level * (WIDTH - 2 * LEFT) / 255
-        draw.text((x - 4, HEIGHT - BOTTOM + 4), f"{level / 255:.1f}", fill=(60, 60, 60))
+        tick = LEFT + level * (WIDTH - 2 * LEFT) / 255
+        draw.text((tick - 4, HEIGHT - BOTTOM + 4), f"{level / 255:.1f}", fill=(60, 60, 60))
     return np.asarray(canvas)
 
 
@@ -76,14 +77,15 @@ class PooledHistograms:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def _collect(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        items: Any = engine.state.output  # decollated
+        for item in items:
             for title, key in (("input x", "image"), ("result x^", "pred")):
                 counts = histogram(torch.as_tensor(item[key])[0], torch.as_tensor(item["label"])[1])
                 self.counts[title] = self.counts.get(title, 0) + counts
 
     def __call__(self, engine: Engine) -> None:
         """Draws the histograms of the validation that has just ended, of all processes."""
-        counts = {title: idist.all_reduce(own) for title, own in self.counts.items()}
+        counts = {title: torch.as_tensor(idist.all_reduce(own)) for title, own in self.counts.items()}
         if not is_main_process():
             return
         scores = engine.state.metrics

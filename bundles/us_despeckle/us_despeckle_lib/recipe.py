@@ -33,9 +33,11 @@ def _boxes(given: Any) -> Any:
 
 def _channels(given: Any) -> list[int] | None:
     plain = value(given)
-    if plain is not None and not (isinstance(plain, list | tuple) and all(type(n) is int and n > 0 for n in plain)):
+    if plain is None:
+        return None
+    if not isinstance(plain, list | tuple) or not all(type(n) is int and n > 0 for n in plain):
         raise InputError(f"discriminator_channels must be a list such as [32,64,128,256]; got {given!r}")
-    return plain
+    return list(plain)
 
 
 RECIPE = Recipe(

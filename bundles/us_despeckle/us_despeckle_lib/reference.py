@@ -28,7 +28,7 @@ __all__ = ["NAME", "KeepReference", "SayReference", "beside", "load_reference", 
 NAME = "reference.json"
 
 
-def pooled_histogram(frames: Iterable[Mapping[str, Any]], tissue: bool = False) -> torch.Tensor:
+def pooled_histogram(frames: Iterable[Mapping[Any, Any]], tissue: bool = False) -> torch.Tensor:
     """Counts ``(256,)`` of the grey levels of all frames.
 
     Args:

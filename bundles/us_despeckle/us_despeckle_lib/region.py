@@ -74,7 +74,7 @@ def ultrasound_region(frames: Frames, box: Sequence[int] | None = None, path: st
         InputError: the box lies outside the picture.
     """
     grey = frames.grey().max(axis=0)
-    coloured = frames.coloured().any(axis=0)
+    coloured = np.asarray(frames.coloured().any(axis=0))
     if box is not None:
         region = box_mask(box, grey.shape, path=path)
     elif frames.boxes:

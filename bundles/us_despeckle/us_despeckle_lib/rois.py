@@ -42,11 +42,11 @@ def given_rois(shape: tuple[int, int], roi: Any, contrast: Any, mask: Any, path:
     if mask is not None:
         labels = _from_mask(Path(str(mask)).expanduser(), shape, path)
     boxes = roi if isinstance(roi, list | tuple) and roi and isinstance(roi[0], list | tuple) else [roi]
-    for number, box in enumerate(boxes, start=1):
-        if box is not None:
-            labels[box_mask(parse_box(box, "roi"), shape, "roi", path)] = number
-    if contrast is not None:
-        labels[box_mask(parse_box(contrast, "contrast_roi"), shape, "contrast_roi", path)] = CONTRAST
+    named = [*((number, "roi", box) for number, box in enumerate(boxes, start=1)), (CONTRAST, "contrast_roi", contrast)]
+    for number, name, box in named:
+        corners = parse_box(box, name)
+        if corners is not None:
+            labels[box_mask(corners, shape, name, path)] = number
     return labels
 
 
@@ -92,14 +92,13 @@ def find_rois(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     for number in range(1, COUNT + 1):
         if not allowed.any():
             break
-        corner = np.unravel_index(np.where(allowed, varies, np.inf).argmin(), varies.shape)
+        corner = _lowest(np.where(allowed, varies, np.inf))
         labels[_window(corner, edge)] = number
         allowed[tuple(slice(max(0, c - edge), c + edge + 1) for c in corner)] = False
     small = edge // 2
     free = _patches((region & (labels == 0)).astype(float), small) > 1 - 1e-6
     if free.any():
-        darkness = np.where(free, _patches(image, small), np.inf)
-        labels[_window(np.unravel_index(darkness.argmin(), darkness.shape), small)] = CONTRAST
+        labels[_window(_lowest(np.where(free, _patches(image, small), np.inf)), small)] = CONTRAST
     return labels
 
 
@@ -110,5 +109,9 @@ def _patches(image: np.ndarray, edge: int) -> np.ndarray:
     return sums / edge**2
 
 
+def _lowest(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(index) for index in np.unravel_index(values.argmin(), values.shape))
+
+
 def _window(corner: tuple[int, ...], edge: int) -> tuple[slice, ...]:
-    return tuple(slice(int(c), int(c) + edge) for c in corner)
+    return tuple(slice(c, c + edge) for c in corner)

@@ -76,7 +76,7 @@ def write_like(
             # Pillow has no public name for a file's subsampling
             from PIL.JpegImagePlugin import get_sampling
 
-            options |= {"qtables": before.quantization}
+            options |= {"qtables": getattr(before, "quantization", None)}
             if before.mode == "RGB":
                 options["subsampling"] = get_sampling(before)
         if kind == "TIFF":
@@ -109,11 +109,10 @@ def _write_dicom(source: str, target: Path, pixels: np.ndarray, frames: Frames, 
     dataset.ImageType = ["DERIVED", "SECONDARY", *list(dataset.get("ImageType", []))[2:]]
     dataset.DerivationDescription = TEXT
     dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
-    if deidentify:
-        dataset = deidentified(dataset)
-    for _ in dataset.iterall():  # elements as yet undecoded would be written as they are, in whatever encoding that is
+    written: pydicom.Dataset = deidentified(dataset) if deidentify else dataset
+    for _ in written.iterall():  # elements as yet undecoded would be written as they are, in whatever encoding that is
         pass
-    dataset.save_as(target, enforce_file_format=True)
+    written.save_as(target, enforce_file_format=True)
 
 
 class SaveFramesd(SaveRestoredd):
@@ -190,7 +189,7 @@ class SaveFramesd(SaveRestoredd):
             return Path(source).suffix or ".dcm"
         with open_picture(source, tuple(ENDINGS), kept=False) as picture:
             changed = picture.format == "JPEG" and self.lossless
-            return ".png" if changed else Path(source).suffix or ENDINGS[picture.format]
+            return ".png" if changed else Path(source).suffix or ENDINGS[str(picture.format)]
 
     def _draw(self, file: Path, before: torch.Tensor, after: torch.Tensor, region: torch.Tensor) -> None:
         counts = {"input x": histogram(before, region.expand(before.shape))}

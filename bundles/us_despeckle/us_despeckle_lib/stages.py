@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -22,7 +22,7 @@ from common.sharing import batch_share
 from common.trainers import AdversarialTrainer
 from common.weights import bare, fits, load_checkpoint
 
-from .networks import Discriminator
+from .networks import DRNN, Discriminator
 from .patches import UnpairedPatches
 
 __all__ = ["FreezeNorm", "build_discriminator", "discriminator_stage", "identity_stage"]
@@ -71,7 +71,7 @@ class FreezeNorm:
 
     def __call__(self, engine: Engine) -> None:
         """Freezes the statistics, or lets them follow each batch."""
-        bare(self.network).frozen = self.wanted
+        cast(DRNN, bare(self.network)).frozen = self.wanted
 
 
 def _loader(patches: UnpairedPatches, batch_size: int, num_workers: int) -> DataLoader:
@@ -117,8 +117,9 @@ def identity_stage(
     state, handlers = {"network": network, "optimizer": optimizer, "discriminator": discriminator}, []
     if cosine:
         steps = epochs * len(loader)
-        state["schedule"] = WarmupCosineSchedule(optimizer, max(1, steps // 20), steps)
-        handlers = [LrScheduleHandler(state["schedule"], epoch_level=False, print_lr=False)]
+        schedule: Any = WarmupCosineSchedule(optimizer, max(1, steps // 20), steps)  # MONAI knows its older base
+        state["schedule"] = schedule
+        handlers = [LrScheduleHandler(schedule, epoch_level=False, print_lr=False)]
     trainer = Trainer(
         max_epochs=epochs,
         train_data_loader=loader,
