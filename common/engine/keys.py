@@ -278,16 +278,15 @@ class Recipe:
     def _check(self, parser: ConfigParser, key: Key) -> None:
         config: Any = parser.config
         given = config[key.name]
+        evaluated = isinstance(given, str) and given.startswith(CODE)
+        if evaluated and (not key.text or any(shipped.get(key.name) == given for shipped in self._shipped)):
+            return  # resolved by MONAI
         if key.text:
-            if any(shipped.get(key.name) == given for shipped in self._shipped):
-                return  # resolved by MONAI, if it is an expression
             for text in [*_texts(_typed().get(key.name)), *_texts(given)]:
                 if text.startswith((*CODE, MACRO)):
                     raise InputError(
                         f"{key.name} begins with {text[0]}, which MONAI would evaluate; write ./{text} for a file"
                     )
-        elif isinstance(given, str) and given.startswith(CODE):
-            return  # resolved by MONAI
         if isinstance(given, str | int | float | list | tuple | dict | type(None)):
             _put(parser, key.name, key.plain(given))
 

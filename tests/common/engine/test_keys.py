@@ -104,6 +104,7 @@ def refused(**keys):
         ("count", "7", 7),
         ("guides", "['t2w', 't2f']", ["t2w", "t2f"]),
         ("guides", "t2w", ["t2w"]),
+        ("guides", None, []),
         ("spacing", "2", (2.0, 2.0, 2.0)),
         ("scales", "[[2,2,2],[1,1,4]]", [[2.0, 2.0, 2.0], [1.0, 1.0, 4.0]]),
         ("scales", "null", None),
