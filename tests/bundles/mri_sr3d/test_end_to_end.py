@@ -132,7 +132,7 @@ def test_resumed_training_ends_with_the_same_weights(brains, tmp_path):
         trainer = stopped.parser.get_parsed_content("train::trainer")
         trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate())
         stopped.run()
-    run("train", **small(brains, tmp_path, run_name="halves", resume="true", epochs=4))
+    run("train", **small(brains, tmp_path, run_name="halves", resume="true", epochs=4, num_workers=2))
     straight, halves = (
         torch.load(tmp_path / "runs" / name / "last.pt", weights_only=True) for name in ("straight", "halves")
     )
@@ -141,6 +141,14 @@ def test_resumed_training_ends_with_the_same_weights(brains, tmp_path):
         for key, value in straight[part].items():
             assert torch.equal(value, halves[part][key]), key
     assert straight["best"] == halves["best"]
+
+
+def test_the_number_of_workers_changes_nothing(brains, tmp_path):
+    for number in (0, 1, 2):
+        run("train", **small(brains, tmp_path, run_name=f"workers{number}", num_workers=number))
+    none, *others = (torch.load(tmp_path / "runs" / f"workers{n}" / "last.pt") for n in (0, 1, 2))
+    for part in ("network", "average"):
+        assert all(torch.equal(v, other[part][k]) for other in others for k, v in none[part].items()), part
 
 
 def viewed(page):

@@ -126,10 +126,19 @@ def test_resumed_run_has_the_same_weights(train, tmp_path):
     train(run_name="straight", promote=False, **SMALL)
     stopped = {"train::trainer::max_epochs": 1}
     train(run_name="broken", promote=False, **SMALL, **stopped)
-    train(run_name="broken", promote=False, resume="true", **SMALL)
+    train(run_name="broken", promote=False, resume="true", num_workers=2, **SMALL)
     straight, resumed = (torch.load(tmp_path / "runs" / n / "last.pt") for n in ("straight", "broken"))
     for part in ("network", "discriminator", "average"):
         assert all(torch.equal(v, resumed[part][k]) for k, v in straight[part].items())
+
+
+@pytest.mark.parametrize("objective", ["paper", "relative"])
+def test_the_number_of_workers_changes_nothing(train, tmp_path, objective):
+    for number in (0, 1, 2):
+        train(run_name=f"workers{number}", num_workers=number, objective=objective, **SMALL)
+    none, *others = (torch.load(tmp_path / "runs" / f"workers{n}" / "last.pt") for n in (0, 1, 2))
+    for part in {"network", "discriminator", "average"} & none.keys():
+        assert all(torch.equal(v, other[part][k]) for other in others for k, v in none[part].items()), part
 
 
 @pytest.mark.parametrize("overlay", [*PAPER, *SHIPPED])
