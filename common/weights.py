@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,7 +18,20 @@ from common.settings import boolean, value
 
 Network = TypeVar("Network", bound=nn.Module)
 
-__all__ = ["bare", "build", "fits", "in_format", "load_checkpoint", "load_flat", "load_into", "save_atomically"]
+__all__ = [
+    "bare",
+    "build",
+    "fits",
+    "in_format",
+    "load_checkpoint",
+    "load_domain",
+    "load_flat",
+    "load_into",
+    "save_atomically",
+    "with_domain",
+]
+
+DOMAIN = "domain"  # in the metadata of a state dict, in the entry of the whole network
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -65,10 +79,7 @@ def load_flat(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises:
         InputError: none there, or one with NaN or infinite numbers.
     """
-    state = load_checkpoint(path)
-    for key in ("network", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
+    state = _network_in(load_checkpoint(path))
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no network's weights")
     for name, tensor in state.items():
@@ -76,6 +87,39 @@ def load_flat(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             raise InputError(f"{path}: {name} holds NaN or infinite numbers; weights of a training that diverged?")
     # weights may be stored in half precision; networks compute in float32
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
+
+
+def _network_in(state: Any) -> Any:
+    for key in ("network", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    return state
+
+
+def with_domain(state: Mapping[str, torch.Tensor], domain: Mapping[str, Any]) -> OrderedDict[str, torch.Tensor]:
+    """A state dict that tells what its weights were trained on, see ``common.domain``.
+
+    The numbers lie in the metadata that torch keeps with a state dict, beside the versions of its modules: names and
+    shapes stay the network's own, so whatever loads the file, strictly or not, loads it as before.
+
+    Args:
+        state: of a network.
+        domain: plain numbers and texts in lists and dictionaries.
+    """
+    told = OrderedDict(state)
+    metadata = dict(getattr(state, "_metadata", {}))
+    told._metadata = {**metadata, "": {**metadata.get("", {}), DOMAIN: dict(domain)}}  # type: ignore[attr-defined]
+    return told
+
+
+def load_domain(path: str | os.PathLike) -> dict[str, Any]:
+    """What ``with_domain`` stored in a file; empty where it has no such numbers.
+
+    Raises:
+        InputError: as in ``load_checkpoint``.
+    """
+    metadata = getattr(_network_in(load_checkpoint(path)), "_metadata", {})
+    return dict(metadata.get("", {}).get(DOMAIN, {}))
 
 
 def build(

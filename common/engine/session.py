@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch import nn
 from common.console import device_text, duration, say
 from common.datasets import check_entries
 from common.distributed import from_all, is_main_process
+from common.domain import Measures, joined, training_domain
 from common.handlers import (
     BestWeights,
     EpochBar,
@@ -30,7 +31,7 @@ from common.handlers import (
 from common.report import Report, Scores, facts
 from common.runs import end_tracking, save_config, save_split
 from common.trainers import terms_of
-from common.weights import bare, load_into
+from common.weights import bare, load_domain, load_into
 
 from .keys import Recipe
 from .stages import Stage, StagePlan
@@ -66,6 +67,8 @@ class Session:
         lower_is_better: of the evaluator's key metric.
         keep: which weights ``best.pt`` holds: the ``best`` by the key metric, or the ``last``.
         needed: what each entry of the data must name.
+        measured: gives the measures of what the network is shown of a training entry, which are stored with the
+            weights for inference to compare scans with, see ``common.domain``.
         prepare: what is done to a network before inference, such as folding its normalisations.
         handlers: the evaluator's own handlers, of which MLflow's is ended after an evaluation.
         before: trainings that come before the trainer's, in order.
@@ -95,6 +98,7 @@ class Session:
         lower_is_better: bool = False,
         keep: str = "best",
         needed: Sequence[str] = ("image",),
+        measured: Callable[[Mapping], Iterable[Measures]] | None = None,
         prepare: Callable[[nn.Module], Any] | None = None,
         handlers: Sequence[Any] = (),
         before: Mapping[str, Stage] | None = None,
@@ -116,6 +120,7 @@ class Session:
         self._recorded: dict[str, Any] = {}  # as config.json tells it
         self.promote, self.lower_is_better, self.keep = promote, lower_is_better, keep
         self.needed, self.prepare, self.handlers, self.beside = needed, prepare, handlers, beside
+        self.measured = measured
         self.before, self.name, self.stages = dict(before or {}), name, stages
 
     @property
@@ -156,6 +161,7 @@ class Session:
         plan.begin(self.resume, self.from_scratch)
         self._record()
         save_split(folder, entries)
+        self.best.domain = self._domain(entries["train"])
         begin = time.monotonic()
         ran = self._announce(f"training, stages {', '.join(plan.left)}" if self.before else "training", source, data)
         plan.run()
@@ -229,6 +235,13 @@ class Session:
         lead = f"{done} There is no truth to score against: compare input and result below."
         shown = facts.settings({**told.get("settings", {}), **told.get("overrides", {})}, self.recipe.keys)
         report.write("inference", lead, ran, shown, results=results, failures=facts.failed(failures, saver.root))
+
+    def _domain(self, entries: Sequence[Mapping]) -> dict[str, list]:
+        """What the weights have been trained on at the run's end, those that it started from included."""
+        if self.measured is None or not is_main_process():  # who writes them
+            return {}
+        seen = training_domain(self.measured, entries)
+        return seen if self.from_scratch else joined(load_domain(self.weights), seen)
 
     def _follow_training(self, name: str, trainer: Any) -> None:
         data = trainer.data_loader.dataset

@@ -14,7 +14,7 @@ from torch import nn
 from common.inputs import InputError
 from common.runs import is_main_process
 from common.settings import boolean
-from common.weights import bare, fits, load_checkpoint, load_flat, save_atomically
+from common.weights import bare, fits, load_checkpoint, load_flat, save_atomically, with_domain
 
 __all__ = ["BestWeights", "RunCheckpoint", "StartingWeights", "shared"]
 
@@ -153,6 +153,7 @@ class BestWeights:
         self.path = Path(folder) / "best.pt"
         self.network = network
         self.lower, self.last = lower, last
+        self.domain: dict[str, Any] = {}  # what the weights were trained on, see ``common.domain``
         self.first: float | None = None
         self.score = self.worst
         self.epoch = 0
@@ -188,7 +189,7 @@ class BestWeights:
         if self.last or self.beats(score, self.score):
             self.score, self.epoch = score, int(engine.state.epoch)
             if is_main_process():
-                save_atomically(bare(self.network).state_dict(), self.path)
+                save_atomically(with_domain(bare(self.network).state_dict(), self.domain), self.path)
 
     def state_dict(self) -> dict[str, float | int | None]:
         """Scores as plain numbers."""

@@ -16,7 +16,7 @@ from common.files import StorageError, replacing, writing
 from common.inputs import InputError
 from common.sample_data import is_sample
 from common.settings import boolean
-from common.weights import bare, fits, load_flat, save_atomically
+from common.weights import bare, fits, load_domain, load_flat, save_atomically, with_domain
 
 from .checkpoints import BestWeights, StartingWeights
 
@@ -101,7 +101,7 @@ class PromoteWeights:
         for name in self.beside:
             with replacing(self.target.with_name(name)) as partial:
                 shutil.copy2(self.best.path.with_name(name), partial)
-        save_atomically(load_flat(self.best.path), self.target)
+        save_atomically(with_domain(load_flat(self.best.path), load_domain(self.best.path)), self.target)
 
     def score(self, state: Mapping[str, Any]) -> float:
         """Key metric of the present weights, a state dict that fits the network.

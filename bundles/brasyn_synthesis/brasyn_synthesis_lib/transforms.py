@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -19,6 +18,7 @@ from scipy import ndimage
 
 from common.console import say
 from common.datasets import TakePartd
+from common.domain import Measures, measure, measure_file, warn_outside
 from common.fingerprint import files_of
 from common.images import like_image
 from common.inputs import CheckVoxelsd, InputError
@@ -26,7 +26,6 @@ from common.provenance import describe
 from common.readers import LoadScan
 from common.savers import ExpectedResults, SaveRestoredd, result_path, stem_of
 from common.settings import optional
-from common.transforms.geometry import spacing_of
 from common.transforms.intensity import foreground_mask, standardise
 
 from .data import DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
@@ -40,11 +39,10 @@ __all__ = [
     "SaveSynthesisd",
     "StandardiseInputsd",
     "facts_by_target",
+    "measured",
     "meta_text",
     "scaled_inputs",
 ]
-
-logger = logging.getLogger(__name__)
 
 LABELS = (0, 1, 2, 3, 4)  # of BraTS, before and since 2023
 TOP = 99.9  # percentile of the inputs' foreground that becomes 1
@@ -253,6 +251,8 @@ class LoadSequencesd(MapTransform):
 class StandardiseInputsd(MapTransform):
     """Standardises the inputs as the target's weights want it, and remembers the target's scale.
 
+    One line tells of each input that lies outside what these weights were trained on.
+
     Args:
         keys: images of ``LoadSequencesd``.
         ckpt_dir: the bundle's ``models``.
@@ -271,11 +271,11 @@ class StandardiseInputsd(MapTransform):
             image = out[key]
             target = meta_text(image.meta, TARGET)
             standardisation = self._standardisation(target)
-            spacing = spacing_of(image.affine)
-            if np.abs(spacing - 1).max() > 0.2:
-                source = meta_text(image.meta, "filename_or_obj")
-                logger.warning("%s: voxels of %s mm; the weights were trained on 1 mm", source, np.round(spacing, 2))
-            scaled, _, _ = scaled_inputs(list(image.split(1)), inputs_of(target), standardisation)
+            images, names = list(image.split(1)), inputs_of(target)
+            for one, name in zip(images, names, strict=True):
+                source = f"{meta_text(image.meta, 'filename_or_obj')}, {name}"
+                warn_outside(measure(one, name), weights_of(self.ckpt_dir, target, self.weights), source)
+            scaled, _, _ = scaled_inputs(images, names, standardisation)
             out[key] = like_image(scaled, image)
             out[key].meta[SCALE], out[key].meta[DIGEST] = standardisation.scale, standardisation.digest
         return out
@@ -287,6 +287,17 @@ class StandardiseInputsd(MapTransform):
         if key not in self._known:
             self._known[key] = Standardisation.read(path, target)
         return self._known[key]
+
+
+def measured(entry: Mapping[str, Any], target: str) -> Iterator[Measures]:
+    """Measures of the inputs of a training case, by sequence, see ``common.domain``; none of an augmented variant.
+
+    Args:
+        entry: a path for each sequence.
+        target: the sequence that is made.
+    """
+    for name in inputs_of(target) if "variant" not in entry else ():
+        yield measure_file(entry[name], name)
 
 
 class RestoreStandardd(MapTransform):

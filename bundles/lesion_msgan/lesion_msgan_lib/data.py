@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,46 @@ from monai.data import CacheDataset, MetaTensor
 from torch.utils.data import Dataset
 
 from common.console import say
+from common.domain import Measures
+from common.images import like_image
 from common.inputs import InputError
+from common.readers import LoadScan
 from common.savers import stem_of
+from common.transforms.geometry import grid_affine
 from common.transforms.intensity import foreground_mask
 from common.types import Items
 
-from .degradation import WAYS, RandDownsample
+from .degradation import WAYS, RandDownsample, ways_of
 from .detection import region_around
 from .networks import interpolate
 from .regions import Sides, bounding_box, crop_corner_range, cut, foreground_region, square_region
-from .slices import downsample, foreground, statistics, whole_pixels
-from .transforms import AXIS, MEAN, REGION, SCORED, SPREAD
+from .slices import downsample, foreground, slice_axis, statistics, whole_pixels
+from .transforms import AXIS, MEAN, REGION, SCORED, SPREAD, in_own_order, measure_slices
 from .volumes import SCALE
 
-__all__ = ["LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "region_of"]
+__all__ = ["LesionCrops", "LesionSlices", "LesionVolumes", "lesion_slices", "measured", "region_of"]
 
 FACTOR = 4
 LEAST_AREA = 16  # lesion pixels of a slice that counts
 LEAST_SHARE = 0.2  # foreground of a slice that counts, as a share of the fullest slice's
 
 Finder = Callable[[torch.Tensor], torch.Tensor]
+
+
+def measured(entry: Mapping[str, Any], axis: Any, ways: Any) -> Iterator[Measures]:
+    """Measures of the low-resolution scans that a training scan becomes, see ``common.domain``.
+
+    Args:
+        entry: with the scan's path as "image".
+        axis: across the slices, see ``slice_axis``.
+        ways: of coming about, see ``degradation.ways_of``.
+    """
+    scan = LoadScan()(entry["image"])
+    across = slice_axis(scan.affine, axis, scan.shape[1:])
+    slices = whole_pixels(scan.as_tensor().float().movedim(across + 1, 1))
+    affine = torch.as_tensor(grid_affine(scan.affine, in_own_order([FACTOR, FACTOR, 1], across)))
+    for way in ways_of(ways):
+        yield measure_slices(like_image(WAYS[way](slices).movedim(1, across + 1), scan, affine), across)
 
 
 def _source(item: Mapping[str, Any], number: int) -> str:

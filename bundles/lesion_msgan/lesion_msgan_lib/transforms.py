@@ -12,6 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from common.domain import Measures, measure
 from common.images import like_image
 from common.inputs import CheckVoxelsd
 from common.transforms.geometry import grid_affine
@@ -28,6 +29,7 @@ __all__ = [
     "RestoreSlicesd",
     "StandardiseSlicesd",
     "in_own_order",
+    "measure_slices",
     "picture_pixels",
 ]
 
@@ -54,6 +56,19 @@ class CheckScand(MapTransform):
         for key in self.key_iterator(data):
             CheckVoxelsd(key, spatial_dims=2 if data[key].ndim == 3 else 3)(data)
         return dict(data)
+
+
+def measure_slices(image: MetaTensor, axis: Any = "axial") -> Measures:
+    """Spacing and noise in the plane of the slices, and the contrast; of a picture ``(1, H, W)`` the contrast alone.
+
+    Args:
+        image: ``(1, H, W[, D])`` with its affine.
+        axis: across the slices, see ``slice_axis``.
+    """
+    if image.ndim == 3:
+        return {"contrast": measure(like_image(image.as_tensor()[..., None], image))["contrast"]}
+    across = slice_axis(image.affine, axis, image.shape[1:])
+    return measure(image, axes=[one for one in range(3) if one != across])
 
 
 class AddMaskd(MapTransform):

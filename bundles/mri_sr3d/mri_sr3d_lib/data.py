@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -13,16 +14,20 @@ import torch
 from monai.data import CacheDataset
 
 from common.datasets import held_out_brain
+from common.domain import Measures, measure
 from common.files import replacing
+from common.images import like_image
 from common.inputs import InputError
+from common.readers import LoadScan
 from common.sample_data import sample_brains
+from common.samplers import SliceProfile
 from common.savers import stem_of
 from common.settings import triple, value
 from common.transforms.degradation import degrade
 from common.transforms.geometry import grid_affine, middle_window
 from common.transforms.intensity import foreground_mask
 
-__all__ = ["DegradedVolumes", "parse_scales", "sample_scan", "setting_name"]
+__all__ = ["DegradedVolumes", "measured", "parse_scales", "sample_scan", "setting_name"]
 
 
 def parse_scales(scales: Any) -> list[tuple[float, float, float]]:
@@ -60,6 +65,20 @@ def sample_scan() -> str:
         with replacing(target) as partial:
             nib.save(scan, partial)
     return str(target)
+
+
+def measured(entry: Mapping[str, Any], degradation: SliceProfile) -> Iterator[Measures]:
+    """Measures of the low-resolution scans that a training volume becomes, at its finest and coarsest scales.
+
+    Args:
+        entry: with the volume's path as "image".
+        degradation: has the scales and the slice profile, see ``common.domain``.
+    """
+    scan = LoadScan()(entry["image"])
+    scales = degradation.scales
+    for scale in {min(scales, key=math.prod), max(scales, key=max), max(scales, key=math.prod)}:
+        low, _ = degrade(scan.as_tensor().float(), scale, degradation.sigma, degradation.thickness)
+        yield measure(like_image(low, scan, torch.as_tensor(grid_affine(scan.affine, scale))))
 
 
 def setting_name(scale: Sequence[float]) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rician noise: added to patches and volumes, and its level estimated."""
+"""Rician noise, added to patches and volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,15 @@ import torch
 from monai.transforms import RandRicianNoise
 from monai.utils import convert_to_tensor
 
+from common.domain import Measures, measure
+from common.images import like_image
 from common.inputs import InputError
+from common.readers import LoadScan
 from common.samplers import Patch
 from common.settings import number, value
+from common.transforms.intensity import robust_range
 
-__all__ = ["RicianPatches", "add_noise", "estimate_level", "parse_levels"]
+__all__ = ["RicianPatches", "add_noise", "measured", "parse_levels"]
 
 
 def parse_levels(levels: Any, name: str = "noise_level") -> list[float]:
@@ -118,19 +122,17 @@ class RicianPatches:
         return {"image": torch.stack(images), "label": torch.stack(labels)}
 
 
-def estimate_level(image: torch.Tensor) -> float:
-    """Noise level in percent of a scan ``(1, H, W, D)`` with background 0 and foreground to 1.
+def measured(entry: Mapping[str, Any], degradation: RicianPatches) -> Iterator[Measures]:
+    """Measures of a training scan, with the least and the most noise that is added to it, see ``common.domain``.
 
-    The median absolute value of the finest diagonal Haar coefficients (Donoho 1995) of the foreground, where Rician
-    noise is nearly Gaussian. Fine texture makes it a little too high.
+    Args:
+        entry: with the scan's path as "image".
+        degradation: adds the noise.
     """
-    volume = image[0].double().cpu()
-    blocks, signs = volume, []
-    for axis, length in enumerate(volume.shape):
-        edge = min(2, length)  # a single slice has no neighbour to differ from
-        blocks = blocks.narrow(axis, 0, length - length % edge).unfold(axis, edge, edge)
-        signs.append(torch.tensor([1.0, -1.0][:edge], dtype=torch.float64) / np.sqrt(edge))
-    detail = torch.einsum("xyzijk,i,j,k->xyz", blocks, *signs)
-    bright = blocks.flatten(3).amin(dim=3) > 0.2
-    chosen = detail[bright] if int(bright.sum()) > 100 else detail
-    return 100 * float(chosen.abs().median()) / 0.6745
+    scan = LoadScan()(entry["image"])
+    low, high = robust_range(scan)
+    clean = like_image(((scan.as_tensor().float() - low) / (high - low)).clamp_min(0), scan)
+    own = measure(clean)
+    for level in (min(degradation.levels), max(degradation.levels)):
+        noisy = like_image(add_noise(clean.as_tensor(), level, seed=0), scan)
+        yield {**own, "noise": measure(noisy)["noise"]}  # of noise around a brain there is none in a stripped scan

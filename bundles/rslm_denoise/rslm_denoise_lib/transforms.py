@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -15,16 +14,11 @@ from monai.transforms import MapTransform
 from scipy.signal import resample
 
 from common.console import say
+from common.domain import estimate_level
 from common.images import like_image
 from common.transforms.intensity import HIGH, LOW, foreground_mask
 
-from .noise import estimate_level
-
 __all__ = ["AddForegroundd", "AddResiduald", "Coarsend", "EstimateNoised", "results"]
-
-logger = logging.getLogger(__name__)
-
-TRAINED = (1.0, 9.0)  # percent
 
 
 class AddForegroundd(MapTransform):
@@ -69,7 +63,7 @@ class Coarsend(MapTransform):
 
 
 class EstimateNoised(MapTransform):
-    """Estimates the noise level of a scaled scan ``(1, H, W, D)``, prints it, and warns outside the trained range.
+    """Estimates the noise level of a scaled scan ``(1, H, W, D)`` and prints it.
 
     Args:
         keys: scans with background 0 and the foreground's 99.9 percentile 1.
@@ -87,11 +81,6 @@ class EstimateNoised(MapTransform):
             source = str(out[key].meta.get("filename_or_obj", "image"))
             level = estimate_level(out[key].as_tensor())
             say(f"{source}: noise level about {level:.1f} %")
-            if not 0.5 * TRAINED[0] <= level <= 1.2 * TRAINED[1]:
-                logger.warning(
-                    "%s: a noise level of %.1f %% lies outside what the weights were trained on (%g to %g %%)",
-                    *(source, level, *TRAINED),
-                )
         return out
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,51 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from common.domain import DECILES, Measures
 from common.images import like_image
 from common.inputs import InputError
 
 from .frames import read_frames
+from .metrics import ssnr
 from .region import parse_box, ultrasound_region
 
-__all__ = ["ComposeFramesd", "KeepMeand", "LoadFramesd", "PlainPictured"]
+__all__ = ["ComposeFramesd", "KeepMeand", "LoadFramesd", "PlainPictured", "measure_frames", "measured"]
+
+
+PATCH = 16  # pixels of the patches that speckle is measured in
+DARK = 0.1  # grey level above which a patch is tissue
+
+
+def measure_frames(image: MetaTensor) -> Measures:
+    """Edges of the ultrasound region in pixels, speckle's signal-to-noise ratio, and the deciles of the grey levels.
+
+    The ratio is the median over patches of 16 x 16 pixels that are brighter than 0.1 on average, of the middle frame.
+
+    Args:
+        image: frames ``(N, H, W)`` in [0, 1], the region in their meta data, see ``LoadFramesd``.
+    """
+    region = torch.as_tensor(image.meta["region"]).cpu().numpy() > 0
+    frame = image.as_tensor()[len(image) // 2].cpu().numpy()
+    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    box = frame[top : rows[-1] + 1, left : columns[-1] + 1]
+    height, width = (n - n % PATCH for n in box.shape)
+    patches = box[:height, :width].reshape(height // PATCH, PATCH, width // PATCH, PATCH).swapaxes(1, 2)
+    ratios = [ssnr(patch) for row in patches for patch in row if patch.mean() > DARK]
+    measures = {"size": [float(n) for n in box.shape]}
+    if ratios:
+        measures["speckle"] = [round(float(np.median(ratios)), 3)]
+    return measures | {"contrast": np.percentile(frame[region], DECILES).round(3).tolist()}
+
+
+def measured(entry: Mapping[str, Any], frames: Callable[[Any], Any]) -> Iterator[Measures]:
+    """Measures of a training file's frames, see ``common.domain``.
+
+    Args:
+        entry: with the file's path as "image".
+        frames: loads them, see ``LoadFramesd``.
+    """
+    yield measure_frames(frames(dict(entry))["image"])
 
 
 class LoadFramesd(MapTransform):

@@ -166,12 +166,6 @@ def test_weights_that_are_exchanged_between_standardising_and_inference_are_refu
         loaded(tmp_path / "in", models)
 
 
-def test_other_spacing_draws_one_warning(tmp_path, models, caplog):
-    write_case(tmp_path / "in", inputs_of("t1c"), np.diag([1, 1, 3, 1]))
-    loaded(tmp_path / "in", models)
-    assert sum("trained on 1 mm" in record.message for record in caplog.records) == 1
-
-
 def compact(**changes):
     item = {name: MetaTensor(torch.zeros(1, *SHAPE)) for name in (*SEQUENCES, "seg")}
     for i, name in enumerate(SEQUENCES):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from common.domain import estimate_level
 from common.inputs import InputError
 from common.metrics import RegionNCC
 from common.sample_data import write_brain_cases
@@ -19,7 +20,7 @@ from common.transforms.intensity import ScaleIntensityRobustd
 from rslm_denoise_lib import classical, data
 from rslm_denoise_lib.classical import best_gaussian, block_matching, non_local_means
 from rslm_denoise_lib.data import with_coarser
-from rslm_denoise_lib.noise import RicianPatches, add_noise, estimate_level, parse_levels
+from rslm_denoise_lib.noise import RicianPatches, add_noise, parse_levels
 from rslm_denoise_lib.transforms import Coarsend
 
 
