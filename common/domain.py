@@ -35,6 +35,7 @@ __all__ = [
     "measure_file",
     "outside",
     "training_domain",
+    "variants",
     "warn_outside",
 ]
 
@@ -47,12 +48,12 @@ MOST = 24  # entries that are measured of a training's
 EDGE = 96  # voxels of the middle block that noise is measured in; contrast is measured on a grid not much finer
 BRIGHT = 0.15  # of the range of intensities: above it is tissue
 NEAR = 0.05  # distance of contrasts that any two scans of one protocol may have
-# by measure: the largest ratio to the nearest end of its range, and how a value is told
+# by measure: how many times smaller and larger than its range a value may be, and how it is told
 TOLERATED = {
-    "spacing": (1.1, "voxels of {} mm"),
-    "noise": (1.5, "a noise level of {} %"),
-    "size": (1.5, "a picture of {} pixels"),
-    "speckle": (1.5, "a speckle SNR of {}"),
+    "spacing": (1.1, 1.1, "voxels of {} mm"),
+    "noise": (3.0, 1.5, "a noise level of {} %"),  # a cleaner scan harms less
+    "size": (1.5, 1.5, "a picture of {} pixels"),
+    "speckle": (1.5, 1.5, "a speckle SNR of {}"),
 }
 
 
@@ -93,8 +94,9 @@ def measure(image: MetaTensor, name: str = "", axes: Sequence[int] = (0, 1, 2)) 
     sparse = plain[(slice(None), *(slice(None, None, 1 + n // EDGE) for n in plain.shape[1:]))]
     low, high = robust_range(sparse)
     values = (sparse - low) / (high - low)
-    middle = middle_window(plain[0] > low + BRIGHT * (high - low), [EDGE] * 3)
-    bright = values[values > BRIGHT].cpu().numpy()
+    tissue = plain[0] > low + BRIGHT * (high - low)
+    middle = middle_window(tissue if tissue.any() else torch.ones_like(tissue), [EDGE] * 3)
+    bright = (values[values > BRIGHT] if (values > BRIGHT).any() else values.flatten()).cpu().numpy()
     return {
         "spacing": spacing_of(image.affine)[list(axes)].round(3).tolist(),
         "noise": [round(estimate_level((plain[(slice(None), *middle)] - low) / (high - low), axes), 3)],
@@ -105,6 +107,14 @@ def measure(image: MetaTensor, name: str = "", axes: Sequence[int] = (0, 1, 2)) 
 def measure_file(path: str | os.PathLike, name: str = "") -> Measures:
     """``measure`` of a NIfTI file or a DICOM series."""
     return measure(LoadScan()(path), name)
+
+
+def variants(images: Iterable[Measures]) -> Measures:
+    """The measures of what one scan becomes in a training; the contrast is the first one's."""
+    found: Measures = {}
+    for image in images:
+        found |= {k: found.get(k, []) + v for k, v in image.items() if not (k.startswith(CONTRAST) and k in found)}
+    return found
 
 
 def domain_of(images: Iterable[Measures]) -> dict[str, list]:
@@ -125,14 +135,17 @@ def joined(one: Mapping[str, list], other: Mapping[str, list]) -> dict[str, list
     return {key: [list(v) if isinstance(v, tuple) else v for v in values] for key, values in both.items()}
 
 
-def training_domain(measured: Callable[[Mapping], Iterable[Measures]], entries: Sequence[Mapping]) -> dict[str, list]:
-    """The domain of a training, from 24 of its entries at most, evenly chosen.
+def training_domain(
+    measured: Callable[[Mapping], Iterable[Measures]], entries: Sequence[Mapping], most: int = MOST
+) -> dict[str, list]:
+    """The domain of a training.
 
     Args:
         measured: gives the measures of what the network is shown of an entry.
         entries: of the training.
+        most: of them, evenly chosen.
     """
-    chosen = {round(i) for i in np.linspace(0, len(entries) - 1, min(MOST, len(entries)))}
+    chosen = {round(i) for i in np.linspace(0, len(entries) - 1, min(most, len(entries)))}
     return domain_of(one for i in sorted(chosen) for one in measured(entries[i]))
 
 
@@ -146,10 +159,10 @@ def outside(image: Measures, domain: Mapping[str, list]) -> list[str]:
             if distance > usual:
                 words.append(f"the {name} ({distance:.2f} from the nearest training image, up to {usual:.2f} is usual)")
             continue
-        factor, text = TOLERATED[name]
+        less, more, text = TOLERATED[name]
         low, high = known
-        worst = max(found, key=lambda v: max(low / max(v, 1e-9), v / max(high, 1e-9)))
-        if not low / factor <= worst <= high * factor:
+        worst = max(found, key=lambda v: max(low / less / max(v, 1e-9), v / max(high * more, 1e-9)))
+        if not low / less <= worst <= high * more:
             words.append(f"{text.format(f'{worst:.3g}')} (seen: {low:.3g} to {high:.3g})")
     return sorted(words)
 

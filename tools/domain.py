@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from monai.bundle import ConfigParser
 
 from common.domain import CONTRAST, joined, training_domain
+from common.settings import names
 from common.weights import load_checkpoint, load_domain, save_atomically, with_domain
 from tools.command import run_command
 from tools.package import bundle_folder
@@ -16,33 +18,35 @@ from tools.package import bundle_folder
 __all__ = ["store"]
 
 
-def store(name: str, weights: str, config: str = "train.json", add: bool = False, **keys: Any) -> None:
+def store(
+    name: str, weights: str | Sequence[str], config: str | Sequence[str] = "train.json", add: bool = False, **keys: Any
+) -> None:
     """Measure training data, and store the domain with the weights; inference warns where a scan lies outside.
 
     All of the folder counts, unless --split names the subjects that were trained on. Trainings store it themselves.
 
     Args:
         name: a bundle
-        weights: the file, which is rewritten with the same weights
-        config: configurations in the bundle's folder, as a list behind train.json for more than one
-        add: keep what the file knows already, as of data in another folder
+        weights: the file, or several trained alike, which are rewritten with the same weights
+        config: the bundle's configuration of the training, or several, as a list in quotes
+        add: keep what the files know already, as of data in another folder
         keys: of the training, such as --dataset_dir DIR --sequence t1w; without dataset_dir the sample data
     """
     folder = bundle_folder(name)
     import_module(f"{name}_lib")
     parser = ConfigParser()
-    parser.read_config([folder / "configs" / one for one in ([config] if isinstance(config, str) else config)])
+    parser.read_config([folder / "configs" / one for one in names(config)])
     parser.update({"from_scratch": True, **keys})
-    entries, measured = parser.get_parsed_content("entries"), parser.get_parsed_content("session::measured")
-    chosen = [*entries["train"], *([] if keys.get("split") else entries["validate"])]
-    found = training_domain(measured, chosen)
-    domain = joined(load_domain(weights), found) if add else found
-    state = load_checkpoint(weights)
-    save_atomically(with_domain(state, domain), weights)
-    for measure, values in sorted(domain.items()):
-        told = f"{len(values)} images" if measure.startswith(CONTRAST) else f"{values[0]:g} to {values[1]:g}"
-        print(f"{measure}: {told}")
-    print(f"{weights} tells it now, of {len(chosen)} entries" + (" and what it told before" if add else ""))
+    parts = ["train"] if keys.get("split") else ["train", "validate"]
+    chosen = [entry for part in parts for entry in parser.get_parsed_content(f"{part}::dataset::data")]
+    found = training_domain(parser.get_parsed_content("session::measured"), chosen, len(chosen))
+    for file in names(weights):
+        domain = joined(load_domain(file), found) if add else found
+        save_atomically(with_domain(load_checkpoint(file), domain), file)
+        for measure, values in sorted(domain.items()):
+            told = f"{len(values)} images" if measure.startswith(CONTRAST) else f"{values[0]:g} to {values[1]:g}"
+            print(f"{measure}: {told}")
+        print(f"{file} tells it now, of {len(chosen)} entries" + (" and what it told before" if add else ""))
 
 
 def main() -> None:

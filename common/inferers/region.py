@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 
 from common.images import as_tensor
+from common.inferers.work import multiplications_of
 from common.weights import bare
 
 __all__ = ["RegionInferer", "paste", "tile_edges"]
@@ -90,6 +91,8 @@ class RegionInferer(Inferer):
         batch_size: slices at a time, at most.
         memory_gb: memory for feature maps, in GiB; the least tile takes what it takes.
         key: of the region in the meta data; an image without one is taken as the region as a whole.
+        tiles: applies the network to ``(B, 1, h, w)``, such as an ``OrientationInferer``, whose spread becomes a second
+            channel of the prediction, 0 where it is interpolated; None for the network as it is.
 
     Raises:
         ValueError: a feather wider than the context.
@@ -103,6 +106,7 @@ class RegionInferer(Inferer):
         batch_size: int = 8,
         memory_gb: float = 4.0,
         key: str = "region",
+        tiles: Inferer | None = None,
     ) -> None:
         super().__init__()
         if feather > halo * factor:
@@ -110,9 +114,10 @@ class RegionInferer(Inferer):
         self.factor, self.halo, self.feather = factor, halo, feather
         self.batch_size, self.memory_gb = batch_size, float(memory_gb)
         self.key = key
+        self.tiles = SimpleInferer() if tiles is None else tiles
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Prediction ``(B, 1, fH, fW[, D])`` of ``inputs`` ``(B, 1, H, W[, D])``."""
+        """Prediction ``(B, 1, fH, fW[, D])`` of ``inputs`` ``(B, 1, H, W[, D])``; with a spread ``(B, 2, ...)``."""
         image = as_tensor(inputs)
         regions = self.regions(inputs)
         with torch.no_grad():
@@ -131,6 +136,12 @@ class RegionInferer(Inferer):
         region = self.regions(inputs)[0]
         read = self._read(region, inputs.shape[2:])
         return [slice(start, stop) for start, stop in [*read, *region[2:]]]
+
+    def work(self, inputs: torch.Tensor, network: nn.Module) -> int:
+        """Multiplications for an image."""
+        sides = [side.stop - side.start for side in self.box(inputs)]
+        slices = 1 if inputs.ndim == 4 else sides[2]
+        return slices * multiplications_of(self.tiles, torch.empty(1, 1, *sides[:2], device="meta"), network)
 
     def _read(self, region: Sequence[Sequence[int]], shape: Sequence[int]) -> list[tuple[int, int]]:
         return [
@@ -153,9 +164,10 @@ class RegionInferer(Inferer):
             ramps.append(ramp)
         made = self._enlarged(slices)
         if all(begin < end for begin, end in region):
-            inside = made[first:last]
             for chosen, patch in self._patches(part, bare(network)):
-                paste(inside[chosen], patch[..., keep[0], keep[1]], start, ramps)
+                if patch.shape[1] > made.shape[1]:
+                    made = torch.cat([made, torch.zeros_like(made)], dim=1)
+                paste(made[first:last][chosen], patch[..., keep[0], keep[1]], start, ramps)
         return made[0] if flat else made.movedim(0, -1)
 
     def _patches(self, part: torch.Tensor, network: nn.Module) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -164,7 +176,7 @@ class RegionInferer(Inferer):
         factor, (height, width) = self.factor, part.shape[2:]
         for first in range(0, len(part), count):
             chunk = part[first : first + count]
-            patch = chunk.new_empty(len(chunk), 1, factor * height, factor * width, dtype=torch.float32)
+            patch: torch.Tensor | None = None
             for top in range(0, height, edges[0]):
                 for left in range(0, width, edges[1]):
                     tile, inside, out = chunk, [], []
@@ -174,8 +186,11 @@ class RegionInferer(Inferer):
                         tile = tile.narrow(axis + 2, low, min(n, end + radius) - low)
                         inside.append(slice(factor * (begin - low), factor * (end - low)))
                         out.append(slice(factor * begin, factor * end))
-                    made = network(tile.contiguous(memory_format=torch.channels_last))
+                    made = self.tiles(tile.contiguous(memory_format=torch.channels_last), network)
+                    if patch is None:
+                        patch = made.new_empty(*made.shape[:2], factor * height, factor * width, dtype=torch.float32)
                     patch[..., out[0], out[1]] = made[..., inside[0], inside[1]].float()
+            assert patch is not None  # of a region that is not empty
             yield slice(first, first + len(chunk)), patch
 
     def _shares(self, part: torch.Tensor, network: Any) -> tuple[int, tuple[int, int], int]:

@@ -54,6 +54,13 @@ def test_an_ordinary_scan_lies_inside_and_each_change_is_named(domain):
     assert len(outside(measure(brain(7, spacing=(1, 1, 5))), domain)) == 1
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 120, 5, 1), (1, 9, 9, 9)])
+def test_odd_scans_are_measured_too(shape):
+    image = MetaTensor(torch.zeros(shape), affine=torch.eye(4))
+    image.flatten()[-1] = 1
+    assert all(np.isfinite(values).all() for values in measure(image).values())
+
+
 def test_units_are_no_contrast(domain):
     assert outside(measure(brain(7) * 3 + 20), domain) == []
 

@@ -14,7 +14,7 @@ from monai.data import CacheDataset, MetaTensor
 from torch.utils.data import Dataset
 
 from common.console import say
-from common.domain import Measures
+from common.domain import Measures, variants
 from common.images import like_image
 from common.inputs import InputError
 from common.readers import LoadScan
@@ -52,8 +52,8 @@ def measured(entry: Mapping[str, Any], axis: Any, ways: Any) -> Iterator[Measure
     across = slice_axis(scan.affine, axis, scan.shape[1:])
     slices = whole_pixels(scan.as_tensor().float().movedim(across + 1, 1))
     affine = torch.as_tensor(grid_affine(scan.affine, in_own_order([FACTOR, FACTOR, 1], across)))
-    for way in ways_of(ways):
-        yield measure_slices(like_image(WAYS[way](slices).movedim(1, across + 1), scan, affine), across)
+    lows = (like_image(WAYS[way](slices).movedim(1, across + 1), scan, affine) for way in ways_of(ways))
+    yield variants(measure_slices(low, across) for low in lows)
 
 
 def _source(item: Mapping[str, Any], number: int) -> str:

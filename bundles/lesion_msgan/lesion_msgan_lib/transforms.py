@@ -133,20 +133,30 @@ class StandardiseSlicesd(MapTransform):
 
 
 class RestoreSlicesd(MapTransform):
-    """Brings predictions back to the scan's units and axes, with the affine of a grid four times as fine in the plane.
+    """Brings predictions back to the scan's units and axes, with the affine of the finer grid in the plane.
 
     Adds ``<key>_region``, the super-resolved region alone, with the affine of its own first voxel.
 
     Args:
-        keys: predictions ``(1, 4H, 4W[, D])``, slices last, in the units of the standardised ``ref_key``.
+        keys: predictions ``(1, fH, fW[, D])``, slices last, in the units of the standardised ``ref_key``.
         ref_key: the standardised scan with its region.
         region: add the region.
+        factor: f, of the finer grid.
+        spread: key of the predictions' standard deviation, which is brought back likewise, if it is there.
     """
 
-    def __init__(self, keys: KeysCollection, ref_key: str = "image", region: bool = True) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        ref_key: str = "image",
+        region: bool = True,
+        factor: int = FACTOR,
+        spread: str = "std",
+    ) -> None:
         super().__init__(keys)
         self.ref_key = ref_key
         self.region = region
+        self.factor, self.spread = factor, spread
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The entry with its predictions in the scan's units and axes, and their regions."""
@@ -155,19 +165,21 @@ class RestoreSlicesd(MapTransform):
         mean, spread = (torch.as_tensor(image.meta[name]).flatten() for name in (MEAN, SPREAD))
         axis = int(np.asarray(image.meta[AXIS]))
         region = torch.as_tensor(image.meta[REGION]).tolist()
-        for key in self.key_iterator(out):
+        for key in (*self.key_iterator(out), *([self.spread] if self.spread in out else [])):
             values = torch.as_tensor(out[key]).as_subclass(torch.Tensor).float()
-            values = values * spread.to(values) + mean.to(values)  # along the last axis, or one number for a picture
+            values = values * spread.to(values)  # along the last axis, or one number for a picture
+            if key != self.spread:
+                values = values + mean.to(values)
             parts = {key: (values, [0, 0, 0])}
             if self.region:
                 part = values.movedim(-1, 1) if axis >= 0 else values
-                part = cut(part, region[:2], FACTOR)
+                part = cut(part, region[:2], self.factor)
                 if axis >= 0:
                     part = part[:, region[2][0] : region[2][1]].movedim(1, -1)
-                corner = [FACTOR * region[0][0], FACTOR * region[1][0], region[2][0] if axis >= 0 else 0]
+                corner = [self.factor * region[0][0], self.factor * region[1][0], region[2][0] if axis >= 0 else 0]
                 parts[f"{key}_region"] = (part, corner)
             for name, (part, corner) in parts.items():
-                steps = [1 / FACTOR, 1 / FACTOR, 1.0]
+                steps = [1 / self.factor, 1 / self.factor, 1.0]
                 if axis >= 0:
                     part = part.movedim(-1, axis + 1)
                     corner, steps = (in_own_order(x, axis) for x in (corner, steps))

@@ -14,7 +14,7 @@ import torch
 from monai.data import CacheDataset
 
 from common.datasets import held_out_brain
-from common.domain import Measures, measure
+from common.domain import Measures, measure, variants
 from common.files import replacing
 from common.images import like_image
 from common.inputs import InputError
@@ -76,9 +76,11 @@ def measured(entry: Mapping[str, Any], degradation: SliceProfile) -> Iterator[Me
     """
     scan = LoadScan()(entry["image"])
     scales = degradation.scales
-    for scale in {min(scales, key=math.prod), max(scales, key=max), max(scales, key=math.prod)}:
+    lows = []
+    for scale in dict.fromkeys([min(scales, key=math.prod), max(scales, key=max), max(scales, key=math.prod)]):
         low, _ = degrade(scan.as_tensor().float(), scale, degradation.sigma, degradation.thickness)
-        yield measure(like_image(low, scan, torch.as_tensor(grid_affine(scan.affine, scale))))
+        lows.append(like_image(low, scan, torch.as_tensor(grid_affine(scan.affine, scale))))
+    yield variants(map(measure, lows))
 
 
 def setting_name(scale: Sequence[float]) -> str:

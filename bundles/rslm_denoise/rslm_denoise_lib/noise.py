@@ -11,13 +11,15 @@ import torch
 from monai.transforms import RandRicianNoise
 from monai.utils import convert_to_tensor
 
-from common.domain import Measures, measure
+from common.domain import Measures, measure, variants
 from common.images import like_image
 from common.inputs import InputError
 from common.readers import LoadScan
 from common.samplers import Patch
 from common.settings import number, value
 from common.transforms.intensity import robust_range
+
+from .transforms import Coarsend
 
 __all__ = ["RicianPatches", "add_noise", "measured", "parse_levels"]
 
@@ -126,13 +128,16 @@ def measured(entry: Mapping[str, Any], degradation: RicianPatches) -> Iterator[M
     """Measures of a training scan, with the least and the most noise that is added to it, see ``common.domain``.
 
     Args:
-        entry: with the scan's path as "image".
-        degradation: adds the noise.
+        entry: with the scan's path as "image", and "coarser" where its voxels are made larger.
+        degradation: adds the noise, and turns contrasts around.
     """
-    scan = LoadScan()(entry["image"])
+    scan = Coarsend("image")({**entry, "image": LoadScan()(entry["image"])})["image"]
     low, high = robust_range(scan)
     clean = like_image(((scan.as_tensor().float() - low) / (high - low)).clamp_min(0), scan)
     own = measure(clean)
-    for level in (min(degradation.levels), max(degradation.levels)):
-        noisy = like_image(add_noise(clean.as_tensor(), level, seed=0), scan)
-        yield {**own, "noise": measure(noisy)["noise"]}  # of noise around a brain there is none in a stripped scan
+    ends = (min(degradation.levels), max(degradation.levels))
+    noisy = (like_image(add_noise(clean.as_tensor(), level, seed=0), scan) for level in ends)
+    # the contrast is that without noise, which a skull-stripped scan does not have around the brain
+    yield {**own, "noise": variants(map(measure, noisy))["noise"]}
+    if degradation.inverted:
+        yield {**own, "contrast": [round(1 - decile, 3) for decile in reversed(own["contrast"])]}

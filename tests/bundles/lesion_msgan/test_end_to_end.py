@@ -176,6 +176,39 @@ def test_a_volume_comes_back_with_units_and_affine(infer, tmp_path):
     assert b"not for diagnosis" in whole.header["descrip"].tobytes()
 
 
+def test_the_x2_image_has_half_the_grid_and_the_same_corner(infer, tmp_path):
+    path, image, affine = save_scan(tmp_path / "one.nii.gz")
+    infer(path, mask=tmp_path / "one-seg.nii.gz", factor=2)
+    whole, part = (nib.load(tmp_path / "out" / f"one_{name}.nii.gz") for name in ("sr", "sr_region"))
+    assert whole.shape == (40, 44, 6) and part.shape == (16, 16, 6)
+    slices = torch.as_tensor(image).movedim(-1, 0)[:, None]
+    expected = F.interpolate(slices, scale_factor=2, mode="bicubic", align_corners=False)[:, 0].movedim(0, -1)
+    np.testing.assert_allclose(whole.get_fdata(), expected.numpy(), atol=0.05)  # of an untrained network
+    corner = np.array([-0.5, -0.5, -0.5])
+    np.testing.assert_allclose(
+        whole.affine[:3, :3] @ corner + whole.affine[:3, 3], affine[:3, :3] @ corner + affine[:3, 3], atol=1e-4
+    )
+
+
+def test_the_spread_over_the_orientations_lies_in_the_region_in_the_scans_units(infer, tmp_path):
+    path, _, _ = save_scan(tmp_path / "one.nii.gz")
+    torch.manual_seed(0)
+    network = MultiScaleGenerator(4, 1, 1)
+    with torch.no_grad():
+        network.head_x4.weight.normal_(std=0.05)  # depends on the orientation
+    torch.save(network.state_dict(), tmp_path / "lively.pt")
+    keys = {"mask": tmp_path / "one-seg.nii.gz", "weights": tmp_path / "lively.pt"}
+    infer(path, save_std=True, **keys)
+    whole, spread, part = (nib.load(tmp_path / "out" / f"one_{n}.nii.gz") for n in ("sr", "sr_std", "sr_region"))
+    assert spread.shape == whole.shape and np.allclose(spread.affine, whole.affine)
+    start = np.rint(np.linalg.inv(whole.affine)[:3] @ np.append(part.affine[:3, 3], 1)).astype(int)
+    inside = np.zeros(whole.shape, bool)
+    inside[tuple(slice(max(0, a - 8), a + n + 8) for a, n in zip(start, part.shape, strict=True))] = True
+    std = spread.get_fdata()
+    assert std[inside].mean() > 0.1 and not std[~inside].any()
+    assert '"uncertainty"' in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_folder_with_masks_beside_the_scans_and_one_slice(infer, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()

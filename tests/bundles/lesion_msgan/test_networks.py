@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import InputError
 from common.losses.adversarial import gradient_penalty
 from common.weights import fits
 from lesion_msgan_lib.networks import Critic, MultiScaleGenerator, SRResNet, fold, interpolate
@@ -192,3 +193,17 @@ def test_srgan_s_critic():
     assert filters == [64, 64, 128, 128, 256, 256, 512, 512]
     assert [m.out_features for m in critic.modules() if isinstance(m, nn.Linear)] == [1024, 1]
     assert critic.head[1].in_features == 512 * 6 * 6
+
+
+def test_a_network_folded_for_the_x2_grid_gives_the_first_image_of_its_training_alone():
+    network, image = lively(small(skip=True)).eval(), torch.randn(1, 1, 10, 9)
+    with torch.no_grad():
+        features = network.enter(image)
+        features = network.to_x2(network.leave_norm(network.leave(network.blocks(features))) + features)
+        expected = network.head_x2(features) + interpolate(image, 2)
+        cost = network.multiplications
+        made = fold(network, 2)(image)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-4)
+    assert network.multiplications < cost / 2 and network.radius < small().radius
+    with pytest.raises(InputError, match="x2 grid"):
+        fold(small(SRResNet), 2)

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
+from monai.inferers import SimpleInferer
 from torch import nn
 
-from common.inferers import RegionInferer, paste
+from common.inferers import OrientationInferer, RegionInferer, paste
 from common.inferers.region import LEAST_TILE, SCRATCH, tile_edges
 
 
@@ -143,3 +144,26 @@ def test_box_is_what_the_network_reads():
     assert RegionInferer().box(torch.zeros(1, 1, 9, 7)) == [slice(0, 9), slice(0, 7)]
     with pytest.raises(ValueError, match="wider than the context"):
         RegionInferer(halo=1, feather=5)
+
+
+class Slanted(nn.Module):
+    """Adds what differs between orientations: 1 in the first row."""
+
+    def forward(self, image):
+        out = Bicubic()(image)
+        out[..., 0, :] += 1
+        return out
+
+
+def test_orientations_are_averaged_inside_the_region_and_spread_nowhere_else():
+    tiles = OrientationInferer(SimpleInferer(), "all", spread=True)
+    image, region = torch.randn(1, 1, 20, 24, 3), ((5, 13), (3, 11), (1, 2))
+    inferer = RegionInferer(halo=0, feather=0, tiles=tiles)
+    mean, spread = inferer(marked(image, region), Slanted())[0]
+    whole = torch.stack([interpolated(image[..., k])[0, 0] for k in range(3)], dim=-1)
+    assert torch.equal(mean[..., 0], whole[..., 0]) and not spread[..., (0, 2)].any()
+    square = spread[20:52, 12:44, 1]
+    # two of eight orientations touch each side: 1/4 on the sides of the square, where sd is sqrt(1/4 * 3/4)
+    torch.testing.assert_close(square[0, 5:-5], torch.full((22,), 0.75**0.5 / 2), atol=1e-4, rtol=0)
+    assert spread.sum() > 0 and square[2:-2, 2:-2].max() < 1e-4
+    assert inferer.work(marked(image, region), nn.Conv2d(1, 1, 1)) == 8 * 8 * 8
