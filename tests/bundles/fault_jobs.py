@@ -5,9 +5,11 @@ import atexit
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 from monai.bundle import ConfigWorkflow
@@ -15,13 +17,13 @@ from monai.bundle import ConfigWorkflow
 from common.inputs import plain_errors
 
 
-def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) -> None:
+def workflow(files: list[str], kind: str, keys: dict, log: str, room: float = 0) -> None:
     """Runs configurations as the command line would, with what it prints in a file.
 
     Args:
         files, kind, keys: as for ``ConfigWorkflow``.
         log: file for standard output and errors.
-        uid: user to run as, where it is not 0.
+        room: memory that may be taken besides what there is at the start, in GiB; 0 for any.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
@@ -30,8 +32,10 @@ def workflow(files: list[str], kind: str, keys: dict, log: str, uid: int = 0) ->
             os.dup2(file.fileno(), stream)
     sys.argv = ["test"]
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s", force=True)
-    if uid:
-        os.setuid(uid)
+    if room:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + int(room * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     print(f"started {time.time()}", flush=True)
     try:
         job = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **keys)

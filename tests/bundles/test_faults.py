@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -262,6 +264,34 @@ def test_a_read_only_place_is_told_before_any_work(start, tiny, tmp_path, small_
     (line,) = lines(words[3])
     assert re.fullmatch(rf"error: {small_disk}/out\S*: cannot be written: Read-only file system, .* free", line)
     assert "voxels" not in Path(words[3]).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "room", "edge"),
+    [*((name, 1.0, 400) for name in bundle_names() if name != "us_despeckle"), ("rslm_denoise", 2.5, 1000)],
+)
+def test_a_volume_beyond_the_memory_costs_its_case_alone(start, tiny, tmp_path, name, room, edge):
+    bundle, scans = tiny(name), tmp_path / "scans"
+    shutil.copytree(bundle.data, scans)
+    case = next(path for path in sorted(scans.iterdir()) if path.is_dir())
+    for number, path in enumerate(case.glob("*.nii*")):
+        header = nib.Nifti1Header()
+        header.set_data_shape((edge,) * 3)
+        header.set_data_dtype("uint8")
+        header.set_sform(np.eye(4), 1)
+        path.unlink()
+        with path.with_name(path.name.replace(".gz", "")).open("wb") as file:
+            header.write_to(file)
+            for _ in range(edge if edge < 500 else 1):  # the larger one does not even load, and takes no disk
+                file.write(np.random.default_rng(number).integers(1, 200, edge**2, "uint8"))
+            file.truncate(352 + edge**3)
+    job = inference(bundle, tmp_path / "out", dataset_dir=str(scans))
+    assert end(start(*job, room=room)) == 1, Path(job[3]).read_text(encoding="utf-8")
+    said = Path(job[3]).read_text(encoding="utf-8")
+    assert "Traceback" not in said and "3 of 4 cases done" in said, said
+    (line,) = [line for line in said.splitlines() if line.startswith("ERROR   ") and case.name in line]
+    assert "llocate" in line, said
+    assert not hidden(tmp_path / "out")
 
 
 def test_results_into_a_file_are_refused_in_one_line(start, tiny, tmp_path):
