@@ -9,6 +9,7 @@ and clean background alone adds some 7 dB, so a number without its region says l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ from common.images import as_tensor
 from common.transforms.intensity import foreground_mask, robust_range
 
 __all__ = [
+    "LesionDrift",
     "RegionGMS",
     "RegionNCC",
     "RegionPSNR",
     "RegionSSIM",
     "gradient_similarity_map",
+    "lesion_drift",
     "region_metrics",
     "ssim_map",
 ]
@@ -184,6 +187,57 @@ class RegionGMS(_RegionMetric):
         return gradient_similarity_map(image, truth)[mask].mean()
 
 
+def lesion_drift(image: torch.Tensor, truth: torch.Tensor, lesion: torch.Tensor, margin: int = 5) -> float:
+    """How much larger a lesion looks than in the truth, in percent of its volume there; below 0 where it is smaller.
+
+    A lesion's volume is what lies on its side of a threshold, of the voxels in its mask and up to ``margin`` voxels
+    around it. The threshold is halfway between the medians of mask and surroundings in the truth, and it is the same
+    for both images, as a reader's window is: a threshold of the image's own would follow a lesion that has faded, and
+    hide that. Medians and not Otsu's method, which is drawn to the larger of two classes, here the surroundings.
+
+    Args:
+        image: ``(H, W, D)``, in the truth's units.
+        truth: the same shape.
+        lesion: mask, the same shape.
+        margin: in voxels.
+
+    Returns:
+        Percent; NaN without a lesion, or where the medians in the truth are nearer to each other than the standard
+        deviation around the lesion: there no threshold tells it apart.
+    """
+    lesion = lesion > 0
+    box = tuple(
+        slice(max(0, int(side.min()) - margin), int(side.max()) + margin + 1)
+        for side in torch.nonzero(lesion).T
+        if len(side)
+    )
+    image, truth, lesion = (as_tensor(x)[box] for x in (image.double(), truth, lesion))
+    near = torch.nn.functional.max_pool3d(lesion[None, None].float(), 2 * margin + 1, 1, margin)[0, 0] > 0
+    near &= foreground_mask(truth) | lesion
+    around = truth[near & ~lesion].double()
+    if not lesion.any() or len(around) < 2:
+        return float("nan")
+    inside, outside = truth[lesion].double().median(), around.median()
+    if (inside - outside).abs() < around.std():
+        return float("nan")
+    side, threshold = (inside - outside).sign(), (inside + outside) / 2
+    before, after = (int((side * (x[near].double() - threshold) > 0).sum()) for x in (truth, image))
+    return 100 * (after / before - 1)
+
+
+class LesionDrift(CumulativeIterationMetric):
+    """``lesion_drift`` as a metric; volumes without a lesion that can be told apart are left out of the mean."""
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """Drifts ``(B, 1)`` of predictions ``(B, 1, H, W, D)``; of ``y`` channel 0 is the truth and 1 the lesion."""
+        assert y is not None  # it compares
+        return torch.tensor([[lesion_drift(p[0], t[0], t[1])] for p, t in zip(y_pred, y, strict=True)])
+
+    def aggregate(self) -> torch.Tensor:
+        """Mean over the volumes that have a number; NaN where none has."""
+        return self.get_buffer().nanmean()
+
+
 METRICS = {"psnr": RegionPSNR, "ssim": RegionSSIM, "ncc": RegionNCC}
 
 
@@ -194,6 +248,7 @@ def region_metrics(
     truth: str = "label",
     kinds: Sequence[str] = ("psnr", "ssim"),
     others: Sequence[str] = (),
+    lesion: str | None = None,
 ) -> dict:
     """All scores of the prediction, and as ``baseline_...`` of the network's input, for an evaluator.
 
@@ -204,6 +259,7 @@ def region_metrics(
         truth: key of the truth.
         kinds: of ``psnr``, ``ssim``, ``ncc``.
         others: keys of what other methods made of the input; their scores have the key and "_" in front.
+        lesion: key of the lesion's mask, for ``drift_lesion``; None for none.
 
     Returns:
         ``psnr_foreground``, ``psnr_whole``, ``ssim_foreground``, ``ssim_whole`` and their baselines' as ignite metrics.
@@ -217,4 +273,13 @@ def region_metrics(
                     metrics[name] = IgniteMetricHandler(
                         metric_fn=METRICS[kind](region), output_transform=from_engine([key, truth])
                     )
+        if lesion:
+            metrics[f"{prefix}drift_lesion"] = IgniteMetricHandler(
+                metric_fn=LesionDrift(), output_transform=partial(_with_lesion, key, truth, lesion)
+            )
     return metrics
+
+
+def _with_lesion(key: str, truth: str, lesion: str, output: Sequence[dict]) -> tuple[list, list]:
+    """What ``LesionDrift`` takes of an evaluator's output."""
+    return [one[key] for one in output], [torch.cat([one[truth], one[lesion].to(one[truth])]) for one in output]

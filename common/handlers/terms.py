@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from monai.utils import ensure_tuple
 
 from common.files import replacing, writing
 from common.runs import is_main_process
@@ -66,8 +67,8 @@ class KeepInOutput:
         keys: items of every case.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self.keys = tuple(keys)
+    def __init__(self, keys: str | Sequence[str]) -> None:
+        self.keys: tuple[str, ...] = ensure_tuple(keys)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator that decollates."""

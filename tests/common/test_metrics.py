@@ -12,7 +12,16 @@ from monai.metrics import CumulativeIterationMetric
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from common.metrics import RegionGMS, RegionPSNR, RegionSSIM, gradient_similarity_map, region_metrics, ssim_map
+from common.metrics import (
+    LesionDrift,
+    RegionGMS,
+    RegionPSNR,
+    RegionSSIM,
+    gradient_similarity_map,
+    lesion_drift,
+    region_metrics,
+    ssim_map,
+)
 from common.transforms.intensity import foreground_mask, robust_range
 
 NAMES = {f"{kind}_{region}" for kind in ("psnr", "ssim") for region in ("foreground", "whole")}
@@ -199,3 +208,31 @@ def test_blur_and_false_structure_lower_gradient_similarity():
     assert scores[0] == pytest.approx(1) and scores == sorted(scores, reverse=True)
     noisy = truth + 0.1 * torch.as_tensor(random.standard_normal((60, 60)))
     assert RegionGMS("whole")(noisy[None, None], truth[None, None]).item() < scores[2]
+
+
+def lesion_case(radius=5.0, contrast=1.0):
+    """A textured brain with a ball in it, which is brighter by ``contrast``; and the ball of radius 5."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))
+    distance = (grid - 16).square().sum(dim=0).sqrt()
+    random = torch.Generator().manual_seed(0)
+    brain = (distance < 14) * (2 + 0.1 * torch.randn(32, 32, 32, generator=random))
+    return brain + contrast * (distance < radius), (distance < 5).float()
+
+
+@pytest.mark.parametrize("contrast", [1.0, -1.0])
+def test_a_lesion_that_grew_shrank_or_faded_drifts(contrast):
+    truth, mask = lesion_case(contrast=contrast)
+    assert lesion_drift(truth, truth, mask) == 0
+    for radius in (4.0, 6.0):
+        share = float((lesion_case(radius, 1)[0] - lesion_case(0, 1)[0]).sum() / mask.sum())
+        assert lesion_drift(lesion_case(radius, contrast)[0], truth, mask) == pytest.approx(100 * (share - 1), abs=3)
+    assert lesion_drift(lesion_case(contrast=0.3 * contrast)[0], truth, mask) < -90
+
+
+def test_no_lesion_and_one_that_no_threshold_tells_apart_have_no_drift():
+    truth, mask = lesion_case(contrast=0.02)
+    assert math.isnan(lesion_drift(truth, truth, mask)) and math.isnan(lesion_drift(truth, truth, 0 * mask))
+    metric, (clear, ball) = LesionDrift(), lesion_case()
+    metric(clear[None, None], torch.stack([clear, ball])[None])
+    metric(clear[None, None], torch.stack([clear, 0 * ball])[None])
+    assert float(metric.aggregate()) == 0 and metric.get_buffer().shape == (2, 1)

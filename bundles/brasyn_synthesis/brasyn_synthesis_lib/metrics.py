@@ -12,7 +12,7 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 
 from common.images import as_tensor
-from common.metrics import ssim_map
+from common.metrics import LesionDrift, ssim_map
 
 __all__ = ["REGIONS", "SynthesisScore", "roughness", "scores_of", "synthesis_metrics"]
 
@@ -131,7 +131,8 @@ def synthesis_metrics(
     Args:
         but: name of the key metric, which is left out.
         others: keys of further methods' results in the output, whose scores have the key and "_" in front.
-        rough: also the roughness between slices.
+        rough: also the roughness between slices, and the drift of the tumour's volume, see
+            ``common.metrics.lesion_drift``; of whole volumes.
         challenge: see ``scores_of``.
     """
     names = [("ssim", "healthy"), ("ssim", "tumour"), ("psnr", "healthy"), ("psnr", "tumour")]
@@ -143,4 +144,8 @@ def synthesis_metrics(
                 metrics[name] = IgniteMetricHandler(
                     metric_fn=SynthesisScore(kind, region, challenge), output_transform=from_engine([key, "label"])
                 )
+        if rough:
+            metrics[("" if key == "pred" else f"{key}_") + "drift_lesion"] = IgniteMetricHandler(
+                metric_fn=LesionDrift(), output_transform=from_engine([key, "label"])
+            )
     return metrics

@@ -11,9 +11,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 
-from common.datasets import held_out_brain
+from common.datasets import guide_paths, held_out_brain
 from common.domain import Measures, measure, variants
 from common.files import replacing
 from common.images import like_image
@@ -96,11 +96,29 @@ def _case_names(paths: Sequence[str]) -> list[str]:
     return [f"{os.path.basename(os.path.dirname(path))}_{stem}" for path, stem in zip(paths, stems, strict=True)]
 
 
+def _mask_of(image: str, name: str, sequence: str | None) -> str | None:
+    """The mask beside an image, or None."""
+    try:
+        return guide_paths(image, [name], sequence)[0]
+    except InputError:
+        return None
+
+
+def _read_mask(path: str | None, image: MetaTensor) -> torch.Tensor:
+    """A mask ``(1, H, W, D)`` of 0 and 1 on an image's grid; 0 without a file."""
+    if path is None:
+        return torch.zeros_like(image.as_tensor()[:1])
+    mask = LoadScan()(path)
+    if mask.shape[1:] != image.shape[1:] or not torch.allclose(mask.affine, image.affine.to(mask.affine), atol=1e-3):
+        raise InputError("the lesion's mask lies on another grid than its volume", path)
+    return (mask.as_tensor() > 0).to(image.as_tensor())
+
+
 class DegradedVolumes(CacheDataset):
     """Each volume at each scale: the degraded image as "image", the truth as "label".
 
     Items also carry "low", the low-resolution voxels blown up to the truth's grid for pictures, "affine", "case" and
-    "setting".
+    "setting"; where a volume has a lesion's mask, all carry "lesion" ``(1, H, W, D)``, 1 inside of theirs.
 
     Args:
         data: entries as for any MONAI dataset, with the high-resolution volume's path as "image".
@@ -109,7 +127,12 @@ class DegradedVolumes(CacheDataset):
         sigma, thickness: the slice profile, see ``common.transforms.degradation.profile_sigma``.
         crop: edge length of the middle part of the foreground to take, as one number or three; None for all of it.
             Volumes are degraded whole, then cut.
+        mask_name: takes the place of the sequence in the name of a lesion's mask beside the volume; None for no masks.
+        sequence: of the volumes' names, as for ``common.datasets.scan_entries``.
         progress: show MONAI's bar while volumes are loaded.
+
+    Raises:
+        InputError: when an item is taken, a mask on another grid than its volume.
     """
 
     def __init__(
@@ -120,6 +143,8 @@ class DegradedVolumes(CacheDataset):
         sigma: float | None = None,
         thickness: float = 1.0,
         crop: Any = None,
+        mask_name: str | None = None,
+        sequence: str | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__(data=data, transform=transform, num_workers=0, progress=progress)
@@ -128,6 +153,14 @@ class DegradedVolumes(CacheDataset):
         self.thickness = thickness
         self.crop = triple(crop, "crop")
         self.cases = _case_names([str(entry["image"]) for entry in data])
+        self.masks: list[str | None] = (
+            [_mask_of(str(e["image"]), mask_name, sequence) for e in data] if mask_name else []
+        )
+
+    @property
+    def lesion(self) -> str | None:
+        """Key of the masks in items, None where no volume has one."""
+        return "lesion" if any(self.masks) else None
 
     def __len__(self) -> int:
         return len(self.data) * len(self.scales)
@@ -142,7 +175,11 @@ class DegradedVolumes(CacheDataset):
         for axis, factor in enumerate(scale):
             nearest = (torch.arange(volume.shape[axis + 1], device=low.device) + 0.5).div(factor).long()
             blown_up = blown_up.index_select(axis + 1, nearest.clamp_max(low.shape[axis + 1] - 1))
+        lesion = {}
+        if self.lesion:
+            lesion["lesion"] = _read_mask(self.masks[index // len(self.scales)], image)[window].contiguous()
         return {
+            **lesion,
             "image": torch.cat([interpolated, volume[1:]])[window].contiguous(),
             "label": volume[:1][window].contiguous(),
             "low": blown_up[window].contiguous(),

@@ -54,6 +54,10 @@ RECIPE = Recipe(
     whole("val_volumes", "validation volumes at most; null: the budget's", 1, empty=True),
     whole("val_crop", "edge of the middle part that is validated; null: the budget's", 1, empty=True),
     whole("crop", "evaluation: middle part of this edge length only", 1, empty=True),
+    name(
+        "mask_name",
+        "evaluation: takes the place of the sequence in a lesion mask's name, whose drift is scored; null: none",
+    ),
     triple("spacing", "inference: target in mm; null: isotropic at the finest spacing"),
     triple("scale", "inference: factors instead of `spacing`"),
     triple("slice_thickness", "inference: thickness in mm where it is not the spacing"),

@@ -223,7 +223,7 @@ def test_evaluation_compares_one_view_and_nine_with_the_simple_methods(brains, m
         table = capsys.readouterr().out
         for method in ("best input", "regression", "one_view", "network"):
             assert table.count(f"| {method} ") == 4  # three cases and the mean
-        for column in ("ssim_healthy", "ssim_tumour", "psnr_healthy", "psnr_tumour", "roughness"):
+        for column in ("ssim_healthy", "ssim_tumour", "psnr_healthy", "psnr_tumour", "roughness", "drift_lesion"):
             assert column in table
         page = (tmp_path / target / "report.html").read_text(encoding="utf-8")
         assert page.count('class="network"') == 1 and page.count('"role": "result"') == 3

@@ -33,6 +33,22 @@ def entries(tmp_path):
     return [write(tmp_path / f"case-{i}.nii.gz", i) for i in range(2)]
 
 
+def test_masks_beside_volumes_are_cut_alike_and_must_lie_on_their_grid(entries, tmp_path):
+    assert DegradedVolumes(entries, LOAD, SCALES, mask_name="seg").lesion is None  # none there
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[10:14, 12:16, 8:12] = 4
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "case-0-seg.nii.gz")
+    named = [{"image": entry["image"].replace(".nii.gz", "-t1c.nii.gz")} for entry in entries]
+    for entry, new in zip(entries, named, strict=True):
+        nib.save(nib.load(entry["image"]), new["image"])
+    data = DegradedVolumes(named, LOAD, SCALES, crop=12, mask_name="seg", sequence="t1c")
+    assert data.lesion == "lesion" and not data[len(SCALES)]["lesion"].any()
+    assert data[0]["lesion"].shape == (1, 12, 12, 12) and int(data[0]["lesion"].sum()) == 64
+    nib.save(nib.Nifti1Image(mask[1:], np.eye(4)), tmp_path / "case-0-seg.nii.gz")
+    with pytest.raises(InputError, match=r"case-0-seg.nii.gz: the lesion's mask lies on another grid"):
+        data[0]
+
+
 def volume(entry):
     return LOAD(dict(entry))["image"].as_tensor()
 

@@ -165,8 +165,9 @@ def test_evaluation_prints_and_writes_the_table_of_scales(brains, tmp_path, caps
     table = capsys.readouterr().out.partition("| case")[2]
     assert table.count("sample-") == 9 and table.count("mean ± sd of 3") == 3
     assert "psnr_whole spline" in table and "ssim_foreground network" in table
+    assert "drift_lesion network" in table  # of the masks beside the brains
     page = (tmp_path / "runs" / "evaluation-1" / "report.html").read_text(encoding="utf-8")
-    assert page.count('class="gain"') == 3 and "2x2.5x2, 3 volumes" in page
+    assert page.count('class="gain"') == 3 and "2x2.5x2, 3 volumes" in page and "Drift, lesion" in page
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in page and str(tmp_path) not in page
     assert len(viewed(page)) == 9 and viewed(page)[0]["planes"][0]["title"] == "Axial"
     assert not (tmp_path / "models").exists()
