@@ -290,3 +290,32 @@ def test_a_file_under_two_names_is_one_subject(tmp_path):
         (tmp_path / name).symlink_to(tmp_path)
     entries = scan_entries(tmp_path, "**/*.nii*", None)
     assert [entry["subject"] for entry in entries] == ["sub-1", "sub-2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("no json", "not a split file"),
+        ("[1]", "expected {"),
+        ('{"train": ["a"]}', "expected {"),
+        ('{"train": ["a"], "validate": ["b"], "more": []}', "expected {"),
+        ('{"train": "a", "validate": ["b"]}', "expected lists of subjects"),
+        ('{"train": [1], "validate": ["b"]}', "expected lists of subjects"),
+        ('{"train": ["a", "b"], "validate": ["b"]}', "b stands in more than one place"),
+        ('{"train": ["a"], "validate": ["z"]}', "the data have no subject z; there are a, b, c"),
+    ],
+)
+def test_a_split_file_that_cannot_work_is_one_line(tmp_path, content, told):
+    path = tmp_path / "split.json"
+    path.write_text(content, encoding="utf-8")
+    entries = [{"subject": name} for name in "abc"]
+    with pytest.raises(InputError) as caught:
+        split_entries(entries, 0.5, 0, split=str(path))
+    assert told in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_split_file_decides(tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text('{"train": ["c", "a"], "validate": ["b"], "test": ["d"]}', encoding="utf-8")
+    found = split_entries([{"subject": name} for name in "abcd"], 0.5, 0, split=str(path))
+    assert {part: [e["subject"] for e in of] for part, of in found.items()} == {"train": ["a", "c"], "validate": ["b"]}
