@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,8 @@ def measured(entry: Mapping[str, Any], degradation: RicianPatches) -> Iterator[M
         entry: with the scan's path as "image", and "coarser" where its voxels are made larger.
         degradation: adds the noise, and turns contrasts around.
     """
-    scan = Coarsend("image")({**entry, "image": LoadScan()(entry["image"])})["image"]
+    item: dict[Hashable, Any] = {"image": LoadScan()(entry["image"]), "coarser": entry.get("coarser", 1.0)}
+    scan = Coarsend("image")(item)["image"]
     low, high = robust_range(scan)
     clean = like_image(((scan.as_tensor().float() - low) / (high - low)).clamp_min(0), scan)
     own = measure(clean)
