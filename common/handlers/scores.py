@@ -151,7 +151,7 @@ class ScoreTable:
     @staticmethod
     def _cells(group: Sequence[dict[str, str]], keys: Sequence[str]) -> list[str]:
         """Means and standard deviations; "-" for a score that a method does not have, such as the key metric alone."""
-        decimals = {key: 2 if "psnr" in key else 4 for key in keys}
+        decimals = {key: 2 if "psnr" in key or "drift" in key else 4 for key in keys}
         return [
             mean_and_sd([float(row[key]) for row in group], decimals[key]) if key in group[0] else "-" for key in keys
         ]
