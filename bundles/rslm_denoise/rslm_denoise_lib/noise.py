@@ -124,7 +124,7 @@ class RicianPatches:
         return {"image": torch.stack(images), "label": torch.stack(labels)}
 
 
-def measured(entry: Mapping[str, Any], degradation: RicianPatches) -> Iterator[Measures]:
+def measured(entry: Mapping[Hashable, Any], degradation: RicianPatches) -> Iterator[Measures]:
     """Measures of a training scan, with the least and the most noise that is added to it, see ``common.domain``.
 
     Args:
