@@ -203,7 +203,7 @@ def lesion_drift(image: torch.Tensor, truth: torch.Tensor, lesion: torch.Tensor,
 
     Returns:
         Percent; NaN without a lesion, or where the medians in the truth are nearer to each other than the standard
-        deviation around the lesion: there no threshold tells it apart.
+        deviation around the lesion (of the median absolute deviation): there no threshold tells it apart.
     """
     lesion = lesion > 0
     box = tuple(
@@ -218,7 +218,7 @@ def lesion_drift(image: torch.Tensor, truth: torch.Tensor, lesion: torch.Tensor,
     if not lesion.any() or len(around) < 2:
         return float("nan")
     inside, outside = truth[lesion].double().median(), around.median()
-    if (inside - outside).abs() < around.std():
+    if (inside - outside).abs() < 1.4826 * (around - outside).abs().median():
         return float("nan")
     side, threshold = (inside - outside).sign(), (inside + outside) / 2
     before, after = (int((side * (x[near].double() - threshold) > 0).sum()) for x in (truth, image))

@@ -10,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from common.domain import CONTRAST, joined, training_domain
+from common.inputs import root_cause
 from common.settings import names
 from common.weights import load_checkpoint, load_domain, save_atomically, with_domain
 from tools.command import run_command
@@ -37,6 +38,7 @@ def store(
     parser = ConfigParser()
     parser.read_config([folder / "configs" / one for one in names(config)])
     parser.update({"from_scratch": True, **keys})
+    parser.get_parsed_content("keys")  # checks them
     parts = ["train"] if keys.get("split") else ["train", "validate"]
     chosen = [entry for part in parts for entry in parser.get_parsed_content(f"{part}::dataset::data")]
     found = training_domain(parser.get_parsed_content("session::measured"), chosen, len(chosen))
@@ -51,7 +53,7 @@ def store(
 
 def main() -> None:
     """Run the command line."""
-    run_command(store, "domain")
+    run_command(store, "domain", also=(RuntimeError,), text=lambda error: str(root_cause(error)))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,15 @@ def test_a_training_stores_what_it_saw_and_inference_names_what_lies_outside(tin
     assert all("pixels" in line if name == "us_despeckle" else "mm (seen" in line for line in words[far])
 
 
+def test_the_tool_refuses_a_misspelt_key_and_leaves_the_weights(tiny, tmp_path, line_of):
+    weights = tmp_path / "model.pt"
+    weights.write_bytes((tiny("mri_sr3d").models / "model.pt").read_bytes())
+    with pytest.raises(RuntimeError) as error:
+        store("mri_sr3d", str(weights), dataset_dirr="x")
+    assert "there is no key dataset_dirr" in line_of(error)
+    assert load_domain(weights) == {}
+
+
 def test_the_tool_stores_the_same_with_weights_that_lack_it(tiny, tmp_path, capsys):
     bundle = tiny("rslm_denoise")
     weights = tmp_path / "model.pt"
