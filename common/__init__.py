@@ -2,7 +2,7 @@
 """Parts that the bundles of this collection share: samplers, transforms, inferers, metrics, handlers, sample data."""
 
 __version__ = "0.2.0"
-__bundle_collection__ = "restoration-bundles"  # tells this package from any other called `common`
+__bundle_collection__ = "restoration-bundles 0.2"  # tells it from others called `common`
 
 from . import (
     console,

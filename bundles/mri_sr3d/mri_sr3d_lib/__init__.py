@@ -3,10 +3,9 @@
 
 import common
 
-if getattr(common, "__bundle_collection__", None) != "restoration-bundles":
-    raise ImportError(f"mri_sr3d needs the collection's package 'common', but found another one at {common.__path__}")
-if common.__version__.split(".")[:2] != ["0", "2"]:
-    raise ImportError(f"mri_sr3d needs version 0.2 of the package 'common', but found {common.__version__}")
+if getattr(common, "__bundle_collection__", None) != "restoration-bundles 0.2":
+    found = ", ".join(common.__path__)
+    raise ImportError(f"mri_sr3d needs the package 'common' of restoration-bundles 0.2, found {found}")
 
 from . import data, networks, recipe, training, transforms
 
