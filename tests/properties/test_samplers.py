@@ -48,7 +48,7 @@ def test_patches_lie_in_their_volumes_and_are_the_same_in_any_order(data, shapes
     for sample in samples:
         assert sample.shape == (1, *size)
         owner = volumes[int(sample.min() - 1) // 10_000]["image"]
-        found = torch.isin(owner, sample)
+        found = torch.isin(owner, sample.contiguous())
         assert int(found.sum()) == sample.numel()  # each of its voxels, once
         box = torch.nonzero(found[0])
         extent = (box.max(dim=0).values - box.min(dim=0).values + 1).tolist()
