@@ -1,53 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts that the bundles of this collection share: samplers, transforms, inferers, metrics, handlers, sample data."""
+"""Parts that the bundles of this collection share, in rooms: utils, io, transforms, samplers, data, inferers, ..."""
 
 __version__ = "0.2.0"
 __bundle_collection__ = "restoration-bundles 0.2"  # tells it from others called `common`
 
-from . import (
-    console,
-    datasets,
-    distributed,
-    engine,
-    engines,
-    evaluators,
-    handlers,
-    image_pool,
-    inferers,
-    inputs,
-    losses,
-    metrics,
-    provenance,
-    runs,
-    samplers,
-    savers,
-    settings,
-    sharing,
-    trainers,
-    transforms,
-    weights,
-)
+from . import data, engine, handlers, inferers, io, losses, metrics, report, samplers, transforms, utils
 
 __all__ = [
-    "console",
-    "datasets",
-    "distributed",
+    "data",
     "engine",
-    "engines",
-    "evaluators",
     "handlers",
-    "image_pool",
     "inferers",
-    "inputs",
+    "io",
     "losses",
     "metrics",
-    "provenance",
-    "runs",
+    "report",
     "samplers",
-    "savers",
-    "settings",
-    "sharing",
-    "trainers",
     "transforms",
-    "weights",
+    "utils",
 ]

@@ -17,8 +17,8 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.utils import do_metric_reduction
 
-from common.images import as_tensor
 from common.transforms.intensity import foreground_mask, robust_range
+from common.utils.images import as_tensor
 
 __all__ = [
     "LesionDrift",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.weights import save_atomically
+from common.io.weights import save_atomically
 from tools.command import run_command
 
 __all__ = ["convert_caffe", "fields", "layers_of", "main"]

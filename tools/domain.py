@@ -9,10 +9,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.domain import CONTRAST, joined, training_domain
-from common.inputs import root_cause
-from common.settings import names
-from common.weights import load_checkpoint, load_domain, save_atomically, with_domain
+from common.engine.domain import CONTRAST, joined, training_domain
+from common.io.inputs import root_cause
+from common.io.weights import load_checkpoint, load_domain, save_atomically, with_domain
+from common.utils.values import names
 from tools.command import run_command
 from tools.package import bundle_folder
 

@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import replacing
 from common.handlers.scores import markdown_table
-from common.weights import load_flat
+from common.io.files import replacing
+from common.io.weights import load_flat
 from tools.command import run_command
 from tools.package import bundle_folder, bundle_names
 

@@ -25,8 +25,8 @@ from monai.transforms import LoadImage
 from PIL import Image
 
 from common.handlers.scores import markdown_table
-from common.savers import stem_of
-from common.settings import quantity
+from common.io.savers import stem_of
+from common.utils.values import quantity
 from tools.command import run_command
 
 SCORES = ("non-diagnostic", "poor", "fair", "good", "great")

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from common.fingerprint import file_hash
 from common.handlers.scores import markdown_table
+from common.io.hashes import file_hash
 from tools.benchmark.scoreboard import NETWORK, Scoreboard, across, number_text
 from tools.command import run_command
 from tools.rivals import BUNDLES, rivals_of

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from common.sample_data import write_brain_cases, write_probe_frames
-from common.sample_data.brain import DEFAULT_SHAPE
-from common.sample_data.ultrasound import DEFAULT_SIZE
+from common.data.sample_data import write_brain_cases, write_probe_frames
+from common.data.sample_data.brain import DEFAULT_SHAPE
+from common.data.sample_data.ultrasound import DEFAULT_SIZE
 from tools.command import run_command
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pydicom
 
 from brasyn_synthesis_lib.data import SEQUENCES, read_cases
-from common.patterns import files_matching
-from common.pictures import SUFFIXES
-from common.series import is_dicom
+from common.io.find import files_matching
+from common.io.pictures import SUFFIXES
+from common.io.series import is_dicom
 from tools.package import bundle_folder
 
 __all__ = ["suggestions"]

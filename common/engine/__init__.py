@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every run does: keys checked, weights and checkpoints loaded, progress shown, results told."""
 
+from . import domain, engines, evaluators, image_pool, sharing, steps, trainers
 from .keys import Key, Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
 from .places import bundle_folder, installed_folders
 from .session import Session
@@ -14,8 +15,12 @@ __all__ = [
     "StagePlan",
     "bundle_folder",
     "bundle_root",
+    "domain",
     "edges",
+    "engines",
+    "evaluators",
     "flag",
+    "image_pool",
     "installed_folders",
     "name",
     "names",
@@ -23,6 +28,9 @@ __all__ = [
     "path",
     "pick",
     "scales",
+    "sharing",
+    "steps",
+    "trainers",
     "triple",
     "whole",
 ]

@@ -22,8 +22,8 @@ import monai.bundle
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from common import distributed, settings
-from common.inputs import InputError, plain_errors
+from common.io.inputs import InputError, plain_errors
+from common.utils import distributed, values
 
 from .places import bundle_folder
 
@@ -66,51 +66,51 @@ def flag(name: str, meaning: str, empty: bool = False) -> Key:
     """A switch, true or false; ``empty`` allows null."""
 
     def plain(given: Any) -> bool | None:
-        return None if empty and settings.value(given) is None else _named(settings.boolean, given, name)
+        return None if empty and values.value(given) is None else _named(values.boolean, given, name)
 
     return Key(name, meaning, plain)
 
 
 def number(name: str, meaning: str, least: float, most: float = float("inf"), empty: bool = False) -> Key:
     """A number within bounds; ``empty`` allows null."""
-    return Key(name, meaning, lambda given: settings.quantity(given, name, least, most, empty=empty))
+    return Key(name, meaning, lambda given: values.quantity(given, name, least, most, empty=empty))
 
 
 def whole(name: str, meaning: str, least: int, empty: bool = False) -> Key:
     """A whole number; ``empty`` allows null."""
-    return Key(name, meaning, lambda given: settings.quantity(given, name, least, whole=True, empty=empty))
+    return Key(name, meaning, lambda given: values.quantity(given, name, least, whole=True, empty=empty))
 
 
 def pick(name: str, meaning: str, options: Sequence[Any]) -> Key:
     """One of a few values."""
-    return Key(name, meaning, lambda given: settings.choice(given, name, options), text=True)
+    return Key(name, meaning, lambda given: values.choice(given, name, options), text=True)
 
 
 def name(name: str, meaning: str) -> Key:
     """A text, or null."""
-    return Key(name, meaning, settings.optional, text=True)
+    return Key(name, meaning, values.optional, text=True)
 
 
 def names(name: str, meaning: str) -> Key:
     """A list of texts."""
-    return Key(name, meaning, settings.names, text=True)
+    return Key(name, meaning, values.names, text=True)
 
 
 def path(name: str, meaning: str) -> Key:
     """A file or folder, or null."""
-    return Key(name, meaning, settings.optional, text=True, place=True)
+    return Key(name, meaning, values.optional, text=True, place=True)
 
 
 def triple(name: str, meaning: str) -> Key:
     """One or three positive numbers, or null."""
-    return Key(name, meaning, lambda given: settings.triple(given, name))
+    return Key(name, meaning, lambda given: values.triple(given, name))
 
 
 def edges(name: str, meaning: str, least: int = 1) -> Key:
     """Edges of a patch, one whole number or three, or null."""
 
     def plain(given: Any) -> list[int] | None:
-        sides = settings.triple(given, name)
+        sides = values.triple(given, name)
         if sides and not all(side >= least and side.is_integer() for side in sides):
             raise InputError(f"{name} must be one or three whole numbers of at least {least}; got {given!r}")
         return [int(side) for side in sides] if sides else None
@@ -120,12 +120,12 @@ def edges(name: str, meaning: str, least: int = 1) -> Key:
 
 def scales(name: str, meaning: str) -> Key:
     """A list of factors per axis, or null."""
-    return Key(name, meaning, lambda given: None if settings.value(given) is None else _scales(given, name))
+    return Key(name, meaning, lambda given: None if values.value(given) is None else _scales(given, name))
 
 
 def device(given: Any) -> str:
     """A device that is there, as text."""
-    wanted = settings.device_of(given)
+    wanted = values.device_of(given)
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {given}: torch finds no GPU here; use cpu")
     if wanted.type not in ("cpu", "cuda"):
@@ -163,12 +163,12 @@ def _named(check: Callable[[Any], Any], given: Any, name: str) -> Any:
 
 
 def _scales(given: Any, name: str) -> list[list[float]]:
-    plain = settings.value(given)
+    plain = values.value(given)
     if isinstance(plain, list | tuple) and plain and not isinstance(plain[0], list | tuple):
         plain = [plain]
     if not isinstance(plain, list | tuple) or not plain:
         raise InputError(f"{name} must be a list of factors per axis, such as [[2,2,2],[1,1,4]]; got {given!r}")
-    scales = [settings.triple(scale, name) for scale in plain]
+    scales = [values.triple(scale, name) for scale in plain]
     if None in scales:
         raise InputError(f"{name} must name factors, not null; got {given!r}")
     return [list(scale) for scale in scales if scale is not None]
@@ -296,7 +296,7 @@ class Recipe:
             return {}
         given = str(config.get("device", "$"))
         device = distributed.device() if given.startswith(CODE) else given
-        budget = settings.choose_budget(config["budgets"], config.get("budget"), config.get("dataset_dir"), device)
+        budget = values.choose_budget(config["budgets"], config.get("budget"), config.get("dataset_dir"), device)
         if "fine_tuning_rate" in budget and not config.get("from_scratch"):
             budget["learning_rate"] = budget["fine_tuning_rate"]
         _fill(parser, budget)
@@ -310,10 +310,10 @@ def _shown(default: Any) -> str:
     return json.dumps(default)
 
 
-def _fill(parser: ConfigParser, values: dict[str, Any]) -> None:
-    """Gives keys that are null their values."""
+def _fill(parser: ConfigParser, given: dict[str, Any]) -> None:
+    """Gives keys that are null the given values."""
     config: Any = parser.config
-    for name, value in values.items():
+    for name, value in given.items():
         if name in config and config[name] is None:
             _put(parser, name, value)
 

@@ -12,10 +12,9 @@ from ignite.engine import Engine
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
 from torch import nn
 
-from common.console import device_text, duration, say
-from common.datasets import check_entries
-from common.distributed import from_all, is_main_process
-from common.domain import Measures, joined, training_domain
+from common.data.datasets import check_entries
+from common.engine.domain import Measures, joined, training_domain
+from common.engine.trainers import terms_of
 from common.handlers import (
     BestWeights,
     EpochBar,
@@ -28,10 +27,11 @@ from common.handlers import (
     WeightAverage,
     tensorboard_folder,
 )
+from common.io.runs import end_tracking, save_config, save_split
+from common.io.weights import bare, load_domain, load_into
 from common.report import Report, Scores, facts
-from common.runs import end_tracking, save_config, save_split
-from common.trainers import terms_of
-from common.weights import bare, load_domain, load_into
+from common.utils.console import device_text, duration, say
+from common.utils.distributed import from_all, is_main_process
 
 from .keys import Recipe
 from .stages import Stage, StagePlan
@@ -68,7 +68,7 @@ class Session:
         keep: which weights ``best.pt`` holds: the ``best`` by the key metric, or the ``last``.
         needed: what each entry of the data must name.
         measured: gives the measures of what the network is shown of a training entry, which are stored with the
-            weights for inference to compare scans with, see ``common.domain``.
+            weights for inference to compare scans with, see ``common.engine.domain``.
         prepare: what is done to a network before inference, such as folding its normalisations.
         handlers: the evaluator's own handlers, of which MLflow's is ended after an evaluation.
         before: trainings that come before the trainer's, in order.

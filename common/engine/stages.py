@@ -10,10 +10,10 @@ from typing import Any
 
 from ignite.engine import Engine
 
-from common.console import say
 from common.handlers import RunCheckpoint
-from common.inputs import InputError
-from common.weights import load_checkpoint
+from common.io.inputs import InputError
+from common.io.weights import load_checkpoint
+from common.utils.console import say
 
 __all__ = ["Stage", "StagePlan"]
 

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from common.weights import bare
+from common.io.weights import bare
 
 __all__ = ["WeightAverage"]
 

@@ -11,10 +11,10 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.inputs import InputError
-from common.runs import is_main_process
-from common.settings import boolean
-from common.weights import bare, fits, load_checkpoint, load_flat, save_atomically, with_domain
+from common.io.inputs import InputError
+from common.io.weights import bare, fits, load_checkpoint, load_flat, save_atomically, with_domain
+from common.utils.distributed import is_main_process
+from common.utils.values import boolean
 
 __all__ = ["BestWeights", "RunCheckpoint", "StartingWeights", "shared"]
 
@@ -153,7 +153,7 @@ class BestWeights:
         self.path = Path(folder) / "best.pt"
         self.network = network
         self.lower, self.last = lower, last
-        self.domain: dict[str, Any] = {}  # what the weights were trained on, see ``common.domain``
+        self.domain: dict[str, Any] = {}  # what the weights were trained on, see ``common.engine.domain``
         self.first: float | None = None
         self.score = self.worst
         self.epoch = 0

@@ -13,7 +13,7 @@ from monai.handlers import from_engine
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from common.runs import is_main_process
+from common.utils.distributed import is_main_process
 
 try:
     from tqdm import tqdm

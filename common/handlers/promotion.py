@@ -10,13 +10,13 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from common.console import say
-from common.distributed import from_first
-from common.files import StorageError, replacing, writing
-from common.inputs import InputError
-from common.sample_data import is_sample
-from common.settings import boolean
-from common.weights import bare, fits, load_domain, load_flat, save_atomically, with_domain
+from common.data.sample_data import is_sample
+from common.io.files import StorageError, replacing, writing
+from common.io.inputs import InputError
+from common.io.weights import bare, fits, load_domain, load_flat, save_atomically, with_domain
+from common.utils.console import say
+from common.utils.distributed import from_first
+from common.utils.values import boolean
 
 from .checkpoints import BestWeights, StartingWeights
 

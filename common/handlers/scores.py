@@ -14,10 +14,10 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from common.console import say
-from common.files import replacing
-from common.headers import InputError, one_line
-from common.runs import is_main_process
+from common.io.files import replacing
+from common.io.headers import InputError, one_line
+from common.utils.console import say
+from common.utils.distributed import is_main_process
 
 __all__ = ["ScoreTable", "markdown_table", "mean_and_sd"]
 

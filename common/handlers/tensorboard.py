@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from common.console import say
-from common.runs import is_main_process
+from common.utils.console import say
+from common.utils.distributed import is_main_process
 
 __all__ = ["tensorboard_folder"]
 

@@ -13,8 +13,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.utils import ensure_tuple
 
-from common.files import replacing, writing
-from common.runs import is_main_process
+from common.io.files import replacing, writing
+from common.utils.distributed import is_main_process
 
 __all__ = ["KeepInOutput", "TermsTable"]
 
@@ -26,7 +26,7 @@ class TermsTable:
 
     Args:
         folder: the run's folder.
-        terms: scalars by name of the engine's output, such as ``common.trainers.terms_of``.
+        terms: scalars by name of the engine's output, such as ``common.engine.trainers.terms_of``.
     """
 
     def __init__(self, folder: str | Path, terms: Callable[[Any], dict[str, float]]) -> None:

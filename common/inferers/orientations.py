@@ -11,8 +11,8 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from common.images import as_tensor
 from common.inferers.work import multiplications_of
+from common.utils.images import as_tensor
 
 __all__ = ["OrientationInferer"]
 

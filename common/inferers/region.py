@@ -11,9 +11,9 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 
-from common.images import as_tensor
 from common.inferers.work import multiplications_of
-from common.weights import bare
+from common.io.weights import bare
+from common.utils.images import as_tensor
 
 __all__ = ["RegionInferer", "paste", "tile_edges"]
 

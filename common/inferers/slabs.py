@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 from torch import nn
 
-from common.images import as_tensor
-from common.weights import bare
+from common.io.weights import bare
+from common.utils.images import as_tensor
 
 __all__ = ["ForegroundInferer", "LayerSlabs"]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 
-from common.images import as_tensor
 from common.samplers.slices import slice_stacks
+from common.utils.images import as_tensor
 
 __all__ = ["SliceStackInferer"]
 

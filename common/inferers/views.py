@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.inferers import Inferer
 
-from common.images import as_tensor
 from common.inferers.stacks import SliceStackInferer
+from common.utils.images import as_tensor
 
 try:
     from tqdm import tqdm

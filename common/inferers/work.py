@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.console import multiplications
-from common.weights import bare
+from common.io.weights import bare
+from common.utils.console import multiplications
 
 __all__ = ["multiplications_of"]
 
@@ -21,7 +21,7 @@ def multiplications_of(inferer: Any, image: torch.Tensor, network: nn.Module) ->
     Args:
         inferer: has ``work(image, network)``, or ``box(image)``, the slices that the network computes; else all is.
         image: the image.
-        network: see ``common.console.multiplications``.
+        network: see ``common.utils.console.multiplications``.
     """
     if hasattr(inferer, "work"):
         return inferer.work(image, bare(network))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from common.inputs import InputError
-from common.weights import load_checkpoint
+from common.io.inputs import InputError
+from common.io.weights import load_checkpoint
 
 __all__ = ["PerceptualLoss", "vgg_features"]
 

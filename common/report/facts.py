@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from common.fingerprint import SUFFIX, file_hash
-from common.weights import bare
+from common.io.hashes import SUFFIX, file_hash
+from common.io.weights import bare
 
 __all__ = ["failed", "network_text", "restored", "settings", "sidecar_facts", "weights_text"]
 

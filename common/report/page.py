@@ -14,10 +14,10 @@ from typing import Any
 import monai
 import torch
 
-from common.console import say
-from common.distributed import is_main_process
 from common.errors import shown
-from common.files import replacing
+from common.io.files import replacing
+from common.utils.console import say
+from common.utils.distributed import is_main_process
 
 from .figures import curves, per_case
 from .pictures import CasePictures

@@ -18,10 +18,10 @@ from monai.data import MetaTensor
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from PIL import Image
 
-from common.distributed import is_main_process
-from common.pictures import SUFFIXES
+from common.io.pictures import SUFFIXES
 from common.transforms.geometry import spacing_of
 from common.transforms.intensity import foreground_mask, robust_range
+from common.utils.distributed import is_main_process
 
 __all__ = ["CasePictures", "Pictures"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.images import as_tensor
-from common.inputs import InputError
+from common.io.inputs import InputError
 from common.transforms.degradation import profile_sigma, round_trip_matrix
 from common.transforms.intensity import foreground_mask
-from common.types import Items
+from common.utils.images import as_tensor
+from common.utils.types import Items
 
 __all__ = ["Patch", "RandomPatches", "SliceProfile"]
 
@@ -150,7 +150,7 @@ class RandomPatches(Dataset):
         resample: draw other patches in each epoch; False keeps one set, seen in every epoch in another order, as
             Pham et al. 2019, sec. 3.1, do.
         times: how many times as many samples are drawn, such as for the steps of a critic, see
-            ``common.trainers.batches_per_iteration``.
+            ``common.engine.trainers.batches_per_iteration``.
 
     Raises:
         ValueError: neither ``patches`` nor ``patches_per_volume``.

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch.utils.data import Dataset
 
-from common.images import as_tensor
-from common.types import Items
+from common.utils.images import as_tensor
+from common.utils.types import Items
 
 __all__ = ["RandomStacks", "slice_stacks"]
 

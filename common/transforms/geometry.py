@@ -13,11 +13,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialResample
 
-from common.headers import one_line
-from common.images import as_tensor, like_image
-from common.inputs import InputError, root_cause
-from common.readers import LoadScan
+from common.io.headers import one_line
+from common.io.inputs import InputError, root_cause
+from common.io.readers import LoadScan
 from common.transforms.intensity import ScaleIntensityRobustd
+from common.utils.images import as_tensor, like_image
 
 __all__ = ["AddGuidesd", "better_shift", "coverage", "grid_affine", "middle_window", "spacing_of"]
 

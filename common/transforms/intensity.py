@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import ensure_tuple_rep
 
-from common.images import as_tensor, like_image
+from common.utils.images import as_tensor, like_image
 
 __all__ = [
     "PERCENTILES",

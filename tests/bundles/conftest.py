@@ -14,8 +14,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import training_cases
 from brasyn_synthesis_lib.standardisation import fit
-from common.inputs import root_cause
-from common.sample_data import write_brain_cases, write_probe_frames
+from common.data.sample_data import write_brain_cases, write_probe_frames
+from common.io.inputs import root_cause
 
 BUNDLES = Path(brasyn_synthesis_lib.__file__).parents[2]
 SIZES = [[3, 3, 1], 3, [3, 3, 1]]
@@ -145,7 +145,7 @@ FORMS = {  # of networks that are built as their weights tell
 def _write_weights(bundle: Tiny) -> None:
     parser = ConfigParser()
     parser.read_config(bundle.files("inference"))
-    if parser["network_def"]["_target_"] == "common.weights.build":
+    if parser["network_def"]["_target_"] == "common.io.weights.build":
         parser["network_def"] |= {"from_scratch": True, "form": FORMS.get(bundle.name, {})}
     for key, value in NETWORKS[bundle.name].items():
         parser[key] = value

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigWorkflow
 
-from common.inputs import plain_errors
+from common.io.inputs import plain_errors
 
 
 def workflow(files: list[str], kind: str, keys: dict, log: str, room: float = 0) -> None:

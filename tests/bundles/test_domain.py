@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.weights import load_domain, load_flat
+from common.io.weights import load_domain, load_flat
 from tools.domain import store
 
 MEASURES = {

@@ -7,7 +7,7 @@ import sys
 import pytest
 from monai.bundle import ConfigParser
 
-from common.settings import amp_pays
+from common.utils.values import amp_pays
 from tools.bundles import keys_of
 from tools.package import ROOT, bundle_names
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for this process and those tha
 
 import fault_jobs
 
-from common.provenance import SUFFIX
+from common.io.provenance import SUFFIX
 from tools.package import bundle_names
 
 pytestmark = [pytest.mark.distributed, pytest.mark.hostile]

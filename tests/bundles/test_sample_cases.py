@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.datasets import split_entries
-from common.sample_data import write_brain_cases
+from common.data.datasets import split_entries
+from common.data.sample_data import write_brain_cases
 from tools.package import ROOT
 
 SAMPLES = {

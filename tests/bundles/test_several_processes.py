@@ -20,7 +20,7 @@ import pytest
 import torch
 from monai.transforms import LoadImage
 
-from common.provenance import SUFFIX
+from common.io.provenance import SUFFIX
 from tools.package import bundle_names
 
 PROGRAM = Path(__file__).with_name("workflows.py")

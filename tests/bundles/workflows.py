@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
-from common.distributed import from_all
+from common.utils.distributed import from_all
 
 
 def digest(network: nn.Module) -> str:

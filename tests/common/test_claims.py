@@ -9,8 +9,8 @@ import socket
 
 import pytest
 
-from common import claims
-from common.claims import Claim, claimed_folder, release_all
+from common.io import claims
+from common.io.claims import Claim, claimed_folder, release_all
 
 fcntl = pytest.importorskip("fcntl")
 

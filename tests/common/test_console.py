@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import console
+from common.utils import console
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from common import datasets
-from common.datasets import (
+from common.data import datasets
+from common.data.datasets import (
     TakePartd,
     check_entries,
     evaluation_entries,
@@ -17,7 +17,7 @@ from common.datasets import (
     scan_entries,
     split_entries,
 )
-from common.inputs import InputError
+from common.io.inputs import InputError
 
 ALL = "**/*.nii*"
 

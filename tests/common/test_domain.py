@@ -14,8 +14,8 @@ from monai.handlers import CheckpointLoader
 from scipy import ndimage
 from torch import nn
 
-from common.domain import CheckDomaind, domain_of, joined, measure, outside, training_domain
-from common.weights import load_domain, load_flat, load_into, save_atomically, with_domain
+from common.engine.domain import CheckDomaind, domain_of, joined, measure, outside, training_domain
+from common.io.weights import load_domain, load_flat, load_into, save_atomically, with_domain
 
 
 def brain(seed: int = 0, spacing=(1, 1, 1), noise: float = 1.0) -> MetaTensor:

@@ -7,8 +7,8 @@ from monai.data import DataLoader
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from common.engines import AutocastInferer, Evaluator, Trainer, half_type
-from common.settings import amp_pays
+from common.engine.engines import AutocastInferer, Evaluator, Trainer, half_type
+from common.utils.values import amp_pays
 
 PAIRS = [{"image": torch.rand(1, 6, 5, 4), "label": torch.rand(1, 6, 5, 4)} for _ in range(4)]
 

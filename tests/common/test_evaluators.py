@@ -10,10 +10,10 @@ import torch
 from monai.transforms import Compose, LoadImaged, MapTransform
 from torch import nn
 
-from common import evaluators
-from common.evaluators import CaseEvaluator
+from common.engine import evaluators
+from common.engine.evaluators import CaseEvaluator
 from common.inferers import ForegroundInferer
-from common.inputs import CaseLoader, Cases, CheckVoxelsd, InputError
+from common.io.inputs import CaseLoader, Cases, CheckVoxelsd, InputError
 
 
 class Doubling(nn.Module):

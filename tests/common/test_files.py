@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common.files import StorageError, check_folder, remove_partials, replacing, storage_error, writing
-from common.inputs import InputError, root_cause
-from common.weights import save_atomically
+from common.io.files import StorageError, check_folder, remove_partials, replacing, storage_error, writing
+from common.io.inputs import InputError, root_cause
+from common.io.weights import save_atomically
 
 
 def full(path):

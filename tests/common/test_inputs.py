@@ -17,8 +17,8 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import EnsureChannelFirstd, LoadImaged
 from torch._utils import ExceptionWrapper
 
-from common.headers import InputError, check_headers
-from common.inputs import CaseLoader, Cases, CheckVoxelsd, find_scans, plain_errors, root_cause
+from common.io.headers import InputError, check_headers
+from common.io.inputs import CaseLoader, Cases, CheckVoxelsd, find_scans, plain_errors, root_cause
 
 LOAD = (LoadImaged("image"), EnsureChannelFirstd("image"), CheckVoxelsd("image"))
 
@@ -261,7 +261,7 @@ def test_several_paths_in_one_case_are_named_by_their_folder(tmp_path):
 
 
 def test_worker_processes_are_refused(files, monkeypatch):
-    monkeypatch.setattr("common.inputs.get_worker_info", lambda: "worker 0 of 2")
+    monkeypatch.setattr("common.io.inputs.get_worker_info", lambda: "worker 0 of 2")
     with pytest.raises(RuntimeError, match="num_workers=0"):
         next(iter(cases_of(files[0])))
 

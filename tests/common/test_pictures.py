@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.inputs import InputError
-from common.pictures import ORIENTATION, open_picture, orientation, turned
+from common.io.inputs import InputError
+from common.io.pictures import ORIENTATION, open_picture, orientation, turned
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

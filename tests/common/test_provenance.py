@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from common.fingerprint import INPUT, file_hash, fingerprint
-from common.provenance import SUFFIX, command_line_overrides, describe, is_finished, without_folders, write
+from common.io.hashes import INPUT, file_hash, fingerprint
+from common.io.provenance import SUFFIX, command_line_overrides, describe, is_finished, without_folders, write
 
 
 @pytest.mark.parametrize(

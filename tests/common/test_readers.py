@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from common.headers import check_headers
-from common.inputs import InputError
-from common.readers import LoadScan, LoadScand, grid_of
+from common.io.headers import check_headers
+from common.io.inputs import InputError
+from common.io.readers import LoadScan, LoadScand, grid_of
 
 SHAPE = (6, 7, 5)
 OBLIQUE = np.eye(4)

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from common import distributed
-from common.datasets import read_split
-from common.inputs import InputError
-from common.runs import is_main_process, run_folder, save_config, save_split
+from common.data.datasets import read_split
+from common.io.inputs import InputError
+from common.io.runs import is_main_process, run_folder, save_config, save_split
+from common.utils import distributed
 
 
 def finished(folder):

@@ -10,9 +10,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, SaveImaged
 
-from common.fingerprint import file_hash
-from common.inputs import InputError
-from common.savers import SaveRestoredd, result_path, stem_of
+from common.io.hashes import file_hash
+from common.io.inputs import InputError
+from common.io.savers import SaveRestoredd, result_path, stem_of
 
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag([0.9, -1.1, 2.5]), [-40.0, 12.5, 7.25]

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from monai.transforms import Compose, LoadImage
 
-from common.fingerprint import INPUT
-from common.inputs import CaseLoader, Cases, InputError
-from common.provenance import SUFFIX, command_line_overrides, is_finished, publish
-from common.savers import SaveRestoredd
-from common.sharing import SharedCases, batch_share, batch_shares, plan
+from common.engine.sharing import SharedCases, batch_share, batch_shares, plan
+from common.io.hashes import INPUT
+from common.io.inputs import CaseLoader, Cases, InputError
+from common.io.provenance import SUFFIX, command_line_overrides, is_finished, publish
+from common.io.savers import SaveRestoredd
 
 FACTS = {"bundle": "a bundle", "version": "1", "weights_sha256": "abc", "overrides": {"scale": "2", "device": "cpu"}}
 
@@ -202,9 +202,9 @@ def test_what_only_loading_shows_is_left_for_it(scans, tmp_path, monkeypatch):
 
 def test_each_process_takes_its_share_by_rank(scans, tmp_path, monkeypatch):
     shares = []
-    monkeypatch.setattr("common.sharing.processes", lambda: 2)
+    monkeypatch.setattr("common.engine.sharing.processes", lambda: 2)
     for number in range(2):
-        monkeypatch.setattr("common.sharing.rank", lambda number=number: number)
+        monkeypatch.setattr("common.engine.sharing.rank", lambda number=number: number)
         cases = SharedCases([{"image": path} for path in scans], loader(), Compose([saver(tmp_path)]))
         shares.append([case["image"].meta["filename_or_obj"][0] for case in CaseLoader(cases)])
     assert shares == [[scans[0], scans[2]], [scans[1]]]
@@ -314,20 +314,20 @@ def test_a_run_that_stops_waits_for_no_other(scans, tmp_path):
     ],
 )
 def test_a_batch_is_shared_and_what_is_lost_is_told(batch, processes, share, line, monkeypatch, capsys):
-    monkeypatch.setattr("common.sharing.processes", lambda: processes)
+    monkeypatch.setattr("common.engine.sharing.processes", lambda: processes)
     assert batch_share(batch) == share
     printed = capsys.readouterr().out
     assert printed.startswith(line) and printed.count("\n") == bool(line)
 
 
 def test_batches_of_one_size_are_told_of_once(monkeypatch, capsys):
-    monkeypatch.setattr("common.sharing.processes", lambda: 3)
+    monkeypatch.setattr("common.engine.sharing.processes", lambda: 3)
     assert batch_shares([20, *[8] * 20]) == [6, *[2] * 20]
     assert capsys.readouterr().out.count("\n") == 2
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
-    monkeypatch.setattr("common.sharing.processes", lambda: 8)
+    monkeypatch.setattr("common.engine.sharing.processes", lambda: 8)
     with pytest.raises(InputError, match="8 processes cannot share a batch of 4; start at most 4"):
         batch_shares([16, 4])
 

@@ -17,11 +17,11 @@ from monai.engines.utils import IterationEvents
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
+from common.engine.image_pool import ImagePool
+from common.engine.trainers import AdversarialTrainer, terms_of
 from common.handlers import RunCheckpoint, TermsTable
-from common.image_pool import ImagePool
-from common.inputs import InputError
+from common.io.inputs import InputError
 from common.losses import CriterionGAN, WassersteinGAN, WeightedLoss
-from common.trainers import AdversarialTrainer, terms_of
 
 
 class Recorder(nn.Module):

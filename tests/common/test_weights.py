@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from common.fingerprint import file_hash
-from common.inputs import InputError
-from common.weights import bare, build, fits, load_checkpoint, load_flat, load_into, save_atomically
+from common.io.hashes import file_hash
+from common.io.inputs import InputError
+from common.io.weights import bare, build, fits, load_checkpoint, load_flat, load_into, save_atomically
 
 
 def network(width=4):

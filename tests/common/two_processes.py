@@ -7,9 +7,9 @@ from monai.data import DataLoader, Dataset
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed
+from common.engine.trainers import AdversarialTrainer
 from common.losses import WassersteinGAN
-from common.trainers import AdversarialTrainer
+from common.utils import distributed
 
 
 def network(seed: int) -> nn.Module:

@@ -91,7 +91,7 @@ def _infer(bundle, run_files: Callable, folder: Path, out: Path, **keys) -> Run:
     except SystemExit as end:
         run.status = int(end.code or 0)
     except BaseException as error:  # what no run should raise
-        from common.inputs import root_cause
+        from common.io.inputs import root_cause
 
         run.status, run.raised = 1, f"{type(root_cause(error)).__name__}: {root_cause(error)}"
     finally:

@@ -16,8 +16,8 @@ pytest.importorskip("hypothesis")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.readers import LoadScan
-from common.savers import SaveRestoredd
+from common.io.readers import LoadScan
+from common.io.savers import SaveRestoredd
 from common.transforms.geometry import grid_affine, spacing_of
 from common.transforms.intensity import RestoreIntensityd, ScaleIntensityRobustd
 

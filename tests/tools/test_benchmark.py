@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.sample_data import write_probe_frames
+from common.data.sample_data import write_probe_frames
 from tools import benchmark
 from tools.benchmark.compare import Comparison, in_turn, seconds_text
 from us_despeckle_lib.networks import DRNN

@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from scipy.stats import wilcoxon
 
 import us_despeckle_lib
-from common.sample_data import write_brain_cases, write_probe_frames
+from common.data.sample_data import write_brain_cases, write_probe_frames
 from tools import benchmark
 from tools.benchmark.scoreboard import NETWORK, Scoreboard, across, significance
 from tools.rivals import BUNDLES, Rival, rivals_of

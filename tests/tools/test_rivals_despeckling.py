@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from common.sample_data.ultrasound import PROBES, make_frame
+from common.data.sample_data.ultrasound import PROBES, make_frame
 from tools.rivals.diffusion import dpad, dpad_coefficient, frost, lee, local_variation, srad
 from tools.rivals.obnlm import obnlm, pearson_distance
 from tools.rivals.us_despeckle import filters

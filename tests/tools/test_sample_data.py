@@ -8,7 +8,7 @@ import sys
 import nibabel as nib
 import pytest
 
-from common.sample_data.anatomy import load_template
+from common.data.sample_data.anatomy import load_template
 from tools import sample_data
 
 TOOL = sample_data

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.sample_data import cache
+from common.data.sample_data import cache
 from tools import package as packing
 from tools.verify import files, inference, network
 

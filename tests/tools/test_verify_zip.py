@@ -90,7 +90,7 @@ pathlib.Path({path!r}).touch()
 
 
 def test_a_zips_code_does_not_run_untrusted(root, tmp_path, verify):
-    for module in ("common/__init__.py", "common/inputs.py", "bundles/rslm_denoise/rslm_denoise_lib/__init__.py"):
+    for module in ("common/__init__.py", "common/io/inputs.py", "bundles/rslm_denoise/rslm_denoise_lib/__init__.py"):
         with (root / module).open("a", encoding="utf-8") as file:
             file.write(WITNESS.format(path=str(tmp_path / "ran")))
     for name in ("jsonschema.py", "monai.py", "sitecustomize.py", "tools.py"):  # what the checks themselves import

@@ -14,15 +14,15 @@ from monai.utils import optional_import
 from torch import nn
 
 import rslm_denoise_lib
-from common.console import multiplications, say
-from common.engines import half_type
+from common.data.sample_data import sample_brains
+from common.engine.engines import half_type
 from common.inferers import ForegroundInferer
+from common.io.weights import build, in_format, load_into
 from common.metrics import RegionPSNR, RegionSSIM
-from common.sample_data import sample_brains
-from common.settings import amp_pays
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import ScaleIntensityRobustd, foreground_mask
-from common.weights import build, in_format, load_into
+from common.utils.console import multiplications, say
+from common.utils.values import amp_pays
 from rslm_denoise_lib.networks import Generator, memory_format
 from rslm_denoise_lib.noise import add_noise, parse_levels
 

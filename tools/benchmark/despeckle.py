@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import us_despeckle_lib
-from common.console import multiplications, say
+from common.data.sample_data import sample_probes
 from common.handlers.scores import markdown_table
-from common.inputs import InputError
+from common.io.inputs import InputError
+from common.io.weights import build, in_format, load_into
 from common.metrics import ssim_map
-from common.sample_data import sample_probes
-from common.weights import build, in_format, load_into
+from common.utils.console import multiplications, say
 from tools.rivals.us_despeckle import filters
 from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.inferers import FrameInferer

@@ -16,9 +16,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import list_data_collate
 from monai.engines import IterationEvents
 
-from common.console import multiplications
-from common.fingerprint import file_hash
-from common.weights import bare, load_into
+from common.io.hashes import file_hash
+from common.io.weights import bare, load_into
+from common.utils.console import multiplications
 
 __all__ = ["BundleEvaluation"]
 

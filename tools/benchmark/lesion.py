@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from common.inferers import RegionInferer
-from common.weights import in_format
+from common.io.weights import in_format
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet, fold
 
 from .compare import Comparison, check_counts, chosen_device, in_turn, report, seconds_text

@@ -17,10 +17,10 @@ import torch
 from monai.utils import set_determinism
 
 from common import __version__
-from common.console import device_text, say
-from common.headers import one_line
-from common.inputs import root_cause
-from common.settings import names, optional, value
+from common.io.headers import one_line
+from common.io.inputs import root_cause
+from common.utils.console import device_text, say
+from common.utils.values import names, optional, value
 from tools.rivals import Rival, rivals_of
 
 from .evaluation import BundleEvaluation

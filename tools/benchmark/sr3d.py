@@ -17,11 +17,11 @@ from scipy import ndimage
 from torch import nn
 
 import mri_sr3d_lib
-from common.console import multiplications, say
 from common.inferers import ForegroundInferer
+from common.io.weights import in_format
 from common.samplers import RandomPatches, SliceProfile
 from common.transforms.degradation import degrade, low_resolution_size, profile_matrix, profile_sigma, spline_matrix
-from common.weights import in_format
+from common.utils.console import multiplications, say
 from mri_sr3d_lib.data import parse_scales
 from mri_sr3d_lib.networks import ReCNN
 from mri_sr3d_lib.training import parameter_groups

@@ -32,10 +32,10 @@ import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import inputs_of, training_cases
 from brasyn_synthesis_lib.networks import Generator
 from brasyn_synthesis_lib.standardisation import fit
-from common.console import say
-from common.sample_data import write_brain_cases
-from common.sample_data.brain import SEQUENCES
+from common.data.sample_data import write_brain_cases
+from common.data.sample_data.brain import SEQUENCES
 from common.samplers import RandomStacks, slice_stacks
+from common.utils.console import say
 
 from .compare import Comparison, chosen_device, in_turn, report, seconds_text, timed
 

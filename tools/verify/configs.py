@@ -215,7 +215,7 @@ def check_shared_blocks(name: str) -> list[str]:
     wrong = []
     for key in SHARED:
         values = [content[key] for content in configs.values() if key in content]
-        if values and all(isinstance(v, dict) and v.get("_target_") == "common.weights.build" for v in values):
+        if values and all(isinstance(v, dict) and v.get("_target_") == "common.io.weights.build" for v in values):
             continue  # the weights decide
         wrong += [f"{key} is missing in {config}" for config, content in configs.items() if key not in content]
         if len(values) == 2 and values[0] != values[1] and key != "amp":  # which is only a matter of speed

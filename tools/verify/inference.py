@@ -36,7 +36,7 @@ def made_data() -> Iterator[Path]:
     Frames of two probes in ``low/`` and ``high/`` for a bundle that gives pictures, else two subjects of four sequences
     and a segmentation. Its parent holds nothing else and takes results.
     """
-    sample_data = importlib.import_module("common.sample_data")  # only now: a zip brings its own
+    sample_data = importlib.import_module("common.data.sample_data")  # only now: a zip brings its own
     with tempfile.TemporaryDirectory() as outside:
         folder = Path(outside, "data")
         if config().get("displayable_configs", {}).get("result_extension") == ".png":
@@ -84,7 +84,7 @@ def check_inference(name: str) -> list[str]:
             try:
                 reasons = run_inference(source, out, asked) or _check_results(out)
             except Exception as error:  # the other targets are still tried
-                cause = importlib.import_module("common.inputs").root_cause(error)  # only now: a zip brings its own
+                cause = importlib.import_module("common.io.inputs").root_cause(error)  # only now: a zip brings its own
                 reasons = [" ".join(str(cause).split())[:200] or type(cause).__name__]
             wrong += [told + reason for reason in reasons]
     return wrong

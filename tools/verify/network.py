@@ -54,7 +54,7 @@ def _parser() -> ConfigParser:
 
 
 def _load(network: nn.Module, path: str | Path) -> nn.Module:
-    load_into = importlib.import_module("common.weights").load_into  # only now: a zip brings its own
+    load_into = importlib.import_module("common.io.weights").load_into  # only now: a zip brings its own
     return load_into(network, path)
 
 
@@ -103,7 +103,7 @@ def check_weights(name: str) -> list[str]:
     ``network_def``.
     """
     importlib.import_module("common")  # whole: its submodules outlive a failed import of it
-    parser, inputs = _parser(), importlib.import_module("common.inputs")
+    parser, inputs = _parser(), importlib.import_module("common.io.inputs")
     keys = [key for key, value in parser.get().items() if isinstance(value, str) and value.startswith("$@ckpt_dir +")]
     named = {Path(parser.get_parsed_content(key)): key for key in keys}
     training = json.loads(Path("configs/train.json").read_text(encoding="utf-8"))

@@ -12,9 +12,9 @@ import torch
 from monai.transforms import RandBiasField, Transform
 from scipy import ndimage
 
-from common.images import like_image
-from common.sample_data.fields import smooth_field, step
+from common.data.sample_data.fields import smooth_field, step
 from common.transforms.intensity import foreground_mask
+from common.utils.images import like_image
 
 from .data import SEQUENCES
 

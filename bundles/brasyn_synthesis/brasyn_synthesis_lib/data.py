@@ -12,13 +12,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from common.console import say
-from common.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
-from common.inputs import InputError, check_headers, find_scans
-from common.readers import grid_of
-from common.sample_data import sample_brains
-from common.savers import stem_of
-from common.settings import boolean, optional
+from common.data.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
+from common.data.sample_data import sample_brains
+from common.io.inputs import InputError, check_headers, find_scans
+from common.io.readers import grid_of
+from common.io.savers import stem_of
+from common.utils.console import say
+from common.utils.values import boolean, optional
 
 __all__ = [
     "SEQUENCES",
@@ -180,7 +180,7 @@ def training_entries(
         dataset_dir: see ``training_cases``.
         pattern: see ``training_cases``.
         variants: of each training case beside itself, for ``augmentation.AugmentCased`` to make.
-        split: further arguments of ``common.datasets.split_entries``.
+        split: further arguments of ``common.data.datasets.split_entries``.
     """
     parts = split_entries(training_cases(dataset_dir, pattern), **split)
     numbers = [{}, *({"variant": number, "seed": split["seed"]} for number in range(1, variants + 1))]
@@ -188,7 +188,7 @@ def training_entries(
 
 
 def evaluation_entries(dataset_dir: str | None, pattern: str, **split: Any) -> dict[str, list[dict[str, str]]]:
-    """Complete cases of a folder to evaluate; further arguments as for ``common.datasets.entries_to_evaluate``."""
+    """Complete cases of a folder to evaluate; further arguments as for ``common.data.datasets.entries_to_evaluate``."""
     return entries_to_evaluate(training_cases(dataset_dir, pattern), dataset_dir, **split)
 
 

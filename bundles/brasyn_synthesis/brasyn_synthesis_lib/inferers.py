@@ -14,10 +14,10 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import nn
 
-from common.images import as_tensor
 from common.inferers import ViewsInferer
-from common.inputs import InputError
-from common.weights import bare, build, load_into
+from common.io.inputs import InputError
+from common.io.weights import bare, build, load_into
+from common.utils.images import as_tensor
 
 from .data import weights_of
 from .networks import EnlargedConv

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.inputs import InputError
-from common.settings import number, value
+from common.io.inputs import InputError
+from common.utils.values import number, value
 
 __all__ = ["TERMS", "checked_weights"]
 

@@ -11,8 +11,8 @@ import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 
-from common.images import as_tensor
 from common.metrics import LesionDrift, ssim_map
+from common.utils.images import as_tensor
 
 __all__ = ["REGIONS", "SynthesisScore", "roughness", "scores_of", "synthesis_metrics"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.engine.keys import Key, Recipe, flag, name, number, path, pick, whole
-from common.inputs import InputError
-from common.settings import boolean, value
+from common.io.inputs import InputError
+from common.utils.values import boolean, value
 
 from .data import checked_target
 from .losses import checked_weights

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from common.console import say
-from common.weights import bare
+from common.io.weights import bare
+from common.utils.console import say
 
 __all__ = ["linear_regression", "regression_of", "start_linear"]
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.console import say
-from common.distributed import from_first
-from common.inputs import CheckVoxelsd, InputError, root_cause
-from common.readers import LoadScan
+from common.io.inputs import CheckVoxelsd, InputError, root_cause
+from common.io.readers import LoadScan
+from common.io.weights import bare, load_flat
 from common.transforms.intensity import fit_landmarks, foreground_mask, standardise
-from common.weights import bare, load_flat
+from common.utils.console import say
+from common.utils.distributed import from_first
 
 from .data import SEQUENCES
 

@@ -16,17 +16,17 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 
-from common.console import say
-from common.datasets import TakePartd
-from common.domain import Measures, measure, measure_file, warn_outside
-from common.fingerprint import files_of
-from common.images import like_image
-from common.inputs import CheckVoxelsd, InputError
-from common.provenance import describe
-from common.readers import LoadScan
-from common.savers import ExpectedResults, SaveRestoredd, result_path, stem_of
-from common.settings import optional
+from common.data.datasets import TakePartd
+from common.engine.domain import Measures, measure, measure_file, warn_outside
+from common.io.hashes import files_of
+from common.io.inputs import CheckVoxelsd, InputError
+from common.io.provenance import describe
+from common.io.readers import LoadScan
+from common.io.savers import ExpectedResults, SaveRestoredd, result_path, stem_of
 from common.transforms.intensity import foreground_mask, standardise
+from common.utils.console import say
+from common.utils.images import like_image
+from common.utils.values import optional
 
 from .data import DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
 from .standardisation import Standardisation
@@ -154,7 +154,7 @@ class PackCased(Transform):
         """Gives "image" and "label" ``(3, H, W, D)`` in half precision, "case", and "scale" of the inputs.
 
         Args:
-            data: what ``CompactCased`` gives; of the "part" see ``common.datasets.TakePartd``.
+            data: what ``CompactCased`` gives; of the "part" see ``common.data.datasets.TakePartd``.
         """
         images, masks = {}, {}
         for name, (low, high) in zip(SEQUENCES, data["ranges"].tolist(), strict=True):
@@ -184,7 +184,7 @@ def box_of(mask: torch.Tensor) -> tuple[slice, ...]:
 def facts_by_target(
     bundle_root: str, ckpt_dir: str, weights: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Facts for the sidecars of each target's results, see ``common.provenance.describe``."""
+    """Facts for the sidecars of each target's results, see ``common.io.provenance.describe``."""
     return {name: describe(bundle_root, weights_of(ckpt_dir, name, weights), settings) for name in SEQUENCES}
 
 
@@ -196,7 +196,7 @@ class LoadSequencesd(MapTransform):
         target: what to make; None for the missing one. A "target" in the data stands before it. Of a 4D file that
             comes as a path t1c is made where neither names another, and one line says so.
 
-        allow_missing_slices: see ``common.readers.SeriesReader``.
+        allow_missing_slices: see ``common.io.readers.SeriesReader``.
 
     Raises:
         InputError: what ``data.inference_cases`` finds, other grids, one image as two sequences, or voxels that cannot
@@ -290,7 +290,7 @@ class StandardiseInputsd(MapTransform):
 
 
 def measured(entry: Mapping[str, Any], target: str) -> Iterator[Measures]:
-    """Measures of the inputs of a training case, by sequence, see ``common.domain``; none of an augmented variant.
+    """Measures of a training case's inputs, by sequence, see ``common.engine.domain``; none of an augmented variant.
 
     Args:
         entry: a path for each sequence.
@@ -335,7 +335,7 @@ class SaveSynthesisd(SaveRestoredd):
     """Saves ``<case>-<target>.nii.gz``, and ``<case>-<target>-std.nii.gz`` for the map of the views' deviation.
 
     Args:
-        facts: by target, see ``common.provenance.describe``.
+        facts: by target, see ``common.io.provenance.describe``.
         args, kwargs: as for ``SaveRestoredd``; ``output_postfix`` is what follows the target.
     """
 

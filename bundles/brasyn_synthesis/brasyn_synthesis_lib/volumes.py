@@ -16,11 +16,11 @@ from monai.transforms import Compose
 from torch import nn
 from torch.utils.data import Dataset
 
-from common.console import say
-from common.datasets import check_entries
-from common.inputs import InputError, root_cause
-from common.readers import LoadScan
+from common.data.datasets import check_entries
+from common.io.inputs import InputError, root_cause
+from common.io.readers import LoadScan
 from common.transforms.geometry import middle_window
+from common.utils.console import say
 
 from .data import SEQUENCES, inputs_of
 from .metrics import scores_of

@@ -13,13 +13,13 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from common import datasets
-from common.datasets import LABELS, guide_paths, held_out_brain
-from common.files import replacing
-from common.inputs import InputError, check_headers, find_scans
-from common.patterns import distinct, natural
-from common.sample_data import sample_brains
-from common.savers import stem_of
+from common.data import datasets
+from common.data.datasets import LABELS, guide_paths, held_out_brain
+from common.data.sample_data import sample_brains
+from common.io.files import replacing
+from common.io.find import distinct, natural
+from common.io.inputs import InputError, check_headers, find_scans
+from common.io.savers import stem_of
 from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture
@@ -39,13 +39,13 @@ def training_entries(
     """Scans of a folder with their lesion masks, split by subject.
 
     Args:
-        dataset_dir: as for ``common.datasets.scan_entries``.
+        dataset_dir: as for ``common.data.datasets.scan_entries``.
         pattern: likewise.
         sequence: likewise; of the sample brains T1c is taken.
         mask_name: takes the place of the sequence in the mask's name.
         detector: ``mask`` asks for a mask beside every scan, ``any`` and ``network`` take those that are there,
             ``foreground`` none.
-        split: as for ``common.datasets.split_entries``.
+        split: as for ``common.data.datasets.split_entries``.
 
     Raises:
         InputError: another detector, or as for those functions.

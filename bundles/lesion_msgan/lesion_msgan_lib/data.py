@@ -13,15 +13,15 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.data import CacheDataset, MetaTensor
 from torch.utils.data import Dataset
 
-from common.console import say
-from common.domain import Measures, variants
-from common.images import like_image
-from common.inputs import InputError
-from common.readers import LoadScan
-from common.savers import stem_of
+from common.engine.domain import Measures, variants
+from common.io.inputs import InputError
+from common.io.readers import LoadScan
+from common.io.savers import stem_of
 from common.transforms.geometry import grid_affine
 from common.transforms.intensity import foreground_mask
-from common.types import Items
+from common.utils.console import say
+from common.utils.images import like_image
+from common.utils.types import Items
 
 from .degradation import WAYS, RandDownsample, ways_of
 from .detection import region_around
@@ -41,7 +41,7 @@ Finder = Callable[[torch.Tensor], torch.Tensor]
 
 
 def measured(entry: Mapping[str, Any], axis: Any, ways: Any) -> Iterator[Measures]:
-    """Measures of the low-resolution scans that a training scan becomes, see ``common.domain``.
+    """Measures of the low-resolution scans that a training scan becomes, see ``common.engine.domain``.
 
     Args:
         entry: with the scan's path as "image".

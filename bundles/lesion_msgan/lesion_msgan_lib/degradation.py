@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.transforms import RandomizableTransform
 
-from common.inputs import InputError
-from common.settings import names
+from common.io.inputs import InputError
+from common.utils.values import names
 
 from .slices import downsample
 

@@ -17,10 +17,10 @@ from monai.transforms import MapTransform
 from scipy import ndimage
 from torch import nn
 
-from common.console import say
-from common.images import like_image
-from common.inputs import InputError
-from common.weights import build, load_into
+from common.io.inputs import InputError
+from common.io.weights import build, load_into
+from common.utils.console import say
+from common.utils.images import like_image
 
 from .masks import load_mask, mask_paths, place_of
 from .regions import FACTOR, MARGIN, MINIMUM, Sides, bounding_box, foreground_region, square_region

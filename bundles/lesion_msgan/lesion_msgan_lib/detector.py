@@ -15,9 +15,9 @@ from monai.metrics import CumulativeIterationMetric, DiceMetric
 from monai.metrics.utils import do_metric_reduction
 from monai.transforms import Compose
 
-from common.inputs import InputError
-from common.types import Items
-from common.weights import bare
+from common.io.inputs import InputError
+from common.io.weights import bare
+from common.utils.types import Items
 
 from .data import LesionSlices, LesionVolumes
 from .degradation import RandDownsample

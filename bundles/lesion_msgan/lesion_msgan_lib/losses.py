@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import nn
 
-from common.inputs import InputError
+from common.engine.steps import last_output
+from common.io.inputs import InputError
 from common.losses.perceptual import PerceptualLoss
-from common.steps import last_output
 
 from .slices import downsample
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from monai.data.utils import to_affine_nd
 
-from common.headers import one_line
-from common.inputs import InputError, root_cause
-from common.readers import LoadScan
+from common.io.headers import one_line
+from common.io.inputs import InputError, root_cause
+from common.io.readers import LoadScan
 from common.transforms.geometry import grid_affine
 
 from .slices import is_picture

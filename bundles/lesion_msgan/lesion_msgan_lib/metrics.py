@@ -10,9 +10,9 @@ import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.utils import optional_import
 
-from common.inputs import InputError
+from common.io.inputs import InputError
+from common.io.weights import load_flat
 from common.metrics import RegionGMS, RegionPSNR, RegionSSIM
-from common.weights import load_flat
 
 __all__ = ["PerceptualDistance", "best_by", "region_scores"]
 

@@ -13,10 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from common.console import say
-from common.files import replacing
-from common.runs import is_main_process
+from common.io.files import replacing
 from common.transforms.intensity import robust_range
+from common.utils.console import say
+from common.utils.distributed import is_main_process
 
 __all__ = ["MethodPictures", "columns"]
 

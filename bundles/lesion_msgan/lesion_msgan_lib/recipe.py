@@ -10,7 +10,7 @@ from typing import Any
 
 from common.engine.keys import Key, Recipe, flag, name, number, path, pick, whole
 from common.errors import InputError
-from common.settings import boolean, value
+from common.utils.values import boolean, value
 
 from .degradation import ways_of
 from .slices import PLANES

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.pictures import turned
-from common.savers import SaveRestoredd, stem_of
+from common.io.pictures import turned
+from common.io.savers import SaveRestoredd, stem_of
 
 from .detection import FROM
 from .slices import is_picture

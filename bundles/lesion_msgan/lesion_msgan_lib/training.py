@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
+from common.io.weights import build, in_format, load_into
 from common.losses import WeightedLoss
-from common.weights import build, in_format, load_into
 
 from .networks import SRResNet, fold, interpolate
 

@@ -12,10 +12,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common.domain import Measures, measure
-from common.images import like_image
-from common.inputs import CheckVoxelsd
+from common.engine.domain import Measures, measure
+from common.io.inputs import CheckVoxelsd
 from common.transforms.geometry import grid_affine
+from common.utils.images import like_image
 
 from .masks import load_mask, mask_paths, place_of
 from .regions import cut
@@ -49,7 +49,7 @@ def in_own_order(values: Sequence[Any], axis: int) -> list[Any]:
 
 
 class CheckScand(MapTransform):
-    """``common.inputs.CheckVoxelsd`` for pictures ``(1, H, W)`` and volumes ``(1, H, W, D)``."""
+    """``common.io.inputs.CheckVoxelsd`` for pictures ``(1, H, W)`` and volumes ``(1, H, W, D)``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The entry as it is, if its images can be used."""

@@ -11,9 +11,9 @@ import torch
 from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
-from common.console import say
-from common.images import as_tensor
 from common.transforms.intensity import foreground_mask
+from common.utils.console import say
+from common.utils.images import as_tensor
 
 from .regions import FACTOR, bounding_box
 

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, MetaTensor
 
-from common.datasets import guide_paths, held_out_brain
-from common.domain import Measures, measure, variants
-from common.files import replacing
-from common.images import like_image
-from common.inputs import InputError
-from common.readers import LoadScan
-from common.sample_data import sample_brains
+from common.data.datasets import guide_paths, held_out_brain
+from common.data.sample_data import sample_brains
+from common.engine.domain import Measures, measure, variants
+from common.io.files import replacing
+from common.io.inputs import InputError
+from common.io.readers import LoadScan
+from common.io.savers import stem_of
 from common.samplers import SliceProfile
-from common.savers import stem_of
-from common.settings import triple, value
 from common.transforms.degradation import degrade
 from common.transforms.geometry import grid_affine, middle_window
 from common.transforms.intensity import foreground_mask
+from common.utils.images import like_image
+from common.utils.values import triple, value
 
 __all__ = ["DegradedVolumes", "measured", "parse_scales", "sample_scan", "setting_name"]
 
@@ -72,7 +72,7 @@ def measured(entry: Mapping[str, Any], degradation: SliceProfile) -> Iterator[Me
 
     Args:
         entry: with the volume's path as "image".
-        degradation: has the scales and the slice profile, see ``common.domain``.
+        degradation: has the scales and the slice profile, see ``common.engine.domain``.
     """
     scan = LoadScan()(entry["image"])
     scales = degradation.scales
@@ -128,7 +128,7 @@ class DegradedVolumes(CacheDataset):
         crop: edge length of the middle part of the foreground to take, as one number or three; None for all of it.
             Volumes are degraded whole, then cut.
         mask_name: takes the place of the sequence in the name of a lesion's mask beside the volume; None for no masks.
-        sequence: of the volumes' names, as for ``common.datasets.scan_entries``.
+        sequence: of the volumes' names, as for ``common.data.datasets.scan_entries``.
         progress: show MONAI's bar while volumes are loaded.
 
     Raises:

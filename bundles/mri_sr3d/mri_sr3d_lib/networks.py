@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.settings import boolean
+from common.utils.values import boolean
 
 __all__ = ["ReCNN", "form"]
 

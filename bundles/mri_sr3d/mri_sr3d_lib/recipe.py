@@ -7,7 +7,7 @@ from typing import Any
 
 from common.engine.keys import Key, Recipe, flag, name, names, number, path, scales, triple, whole
 from common.errors import InputError
-from common.settings import value
+from common.utils.values import value
 
 __all__ = ["RECIPE"]
 

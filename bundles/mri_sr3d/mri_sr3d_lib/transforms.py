@@ -14,9 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common.images import like_image
-from common.inputs import InputError
-from common.settings import triple, value
+from common.io.inputs import InputError
 from common.transforms.degradation import (
     apply_per_axis,
     low_resolution_size,
@@ -25,6 +23,8 @@ from common.transforms.degradation import (
     spline_matrix,
 )
 from common.transforms.geometry import grid_affine, spacing_of
+from common.utils.images import like_image
+from common.utils.values import triple, value
 
 __all__ = ["ToTargetGridd"]
 

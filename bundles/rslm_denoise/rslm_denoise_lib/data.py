@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from monai.data import CacheDataset
 
-from common.datasets import held_out_brain
-from common.files import replacing
-from common.sample_data import sample_brains
-from common.savers import stem_of
-from common.settings import triple
+from common.data.datasets import held_out_brain
+from common.data.sample_data import sample_brains
+from common.io.files import replacing
+from common.io.savers import stem_of
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import robust_range
+from common.utils.values import triple
 
 from .classical import best_gaussian, block_matching, non_local_means
 from .noise import add_noise, parse_levels

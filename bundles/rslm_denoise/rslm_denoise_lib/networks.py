@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import settings
-from common.weights import in_format
+from common.io.weights import in_format
+from common.utils import values
 
 __all__ = ["COMPACT", "INITS", "STAGES", "Critic", "Generator", "amp_pays", "memory_format", "placed"]
 
@@ -149,7 +149,7 @@ def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
 
 def amp_pays(network: Generator, device: torch.device | str) -> bool:
     """Whether inference gains from mixed precision: without ``residual`` the layers would round the image."""
-    return network.residual and settings.amp_pays(device)
+    return network.residual and values.amp_pays(device)
 
 
 class Critic(nn.Module):

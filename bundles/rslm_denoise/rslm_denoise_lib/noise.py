@@ -11,13 +11,13 @@ import torch
 from monai.transforms import RandRicianNoise
 from monai.utils import convert_to_tensor
 
-from common.domain import Measures, measure, variants
-from common.images import like_image
-from common.inputs import InputError
-from common.readers import LoadScan
+from common.engine.domain import Measures, measure, variants
+from common.io.inputs import InputError
+from common.io.readers import LoadScan
 from common.samplers import Patch
-from common.settings import number, value
 from common.transforms.intensity import robust_range
+from common.utils.images import like_image
+from common.utils.values import number, value
 
 from .transforms import Coarsend
 
@@ -125,7 +125,7 @@ class RicianPatches:
 
 
 def measured(entry: Mapping[Hashable, Any], degradation: RicianPatches) -> Iterator[Measures]:
-    """Measures of a training scan, with the least and the most noise that is added to it, see ``common.domain``.
+    """Measures of a training scan, with the least and the most noise that is added to it, see ``common.engine.domain``.
 
     Args:
         entry: with the scan's path as "image", and "coarser" where its voxels are made larger.

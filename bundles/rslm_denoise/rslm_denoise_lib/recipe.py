@@ -7,7 +7,7 @@ from typing import Any
 
 from common.engine.keys import Key, Recipe, edges, flag, name, names, number, path, pick, whole
 from common.errors import InputError
-from common.settings import value
+from common.utils.values import value
 
 from .data import COMPARED
 from .networks import INITS

@@ -13,10 +13,10 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from scipy.signal import resample
 
-from common.console import say
-from common.domain import estimate_level
-from common.images import like_image
+from common.engine.domain import estimate_level
 from common.transforms.intensity import HIGH, LOW, foreground_mask
+from common.utils.console import say
+from common.utils.images import like_image
 
 __all__ = ["AddForegroundd", "AddResiduald", "Coarsend", "EstimateNoised", "results"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, MetaTensor
 
-from common.console import say
-from common.datasets import read_split
-from common.inputs import InputError
-from common.sample_data import sample_probes
-from common.savers import stem_of
+from common.data.datasets import read_split
+from common.data.sample_data import sample_probes
+from common.io.inputs import InputError
+from common.io.savers import stem_of
+from common.utils.console import say
 
 from .frames import find_frames, read_frames
 from .rois import find_rois, given_rois
@@ -50,7 +50,7 @@ def probe_entries(
         held_out: False validates on all files of ``low/``, of the sample probes on those held out from training, of a
             split on its "test" files, and takes all of ``high/`` as reference.
         split: a JSON file with lists of file names without ending instead of ``val_fraction`` and ``seed``, see
-            ``common.datasets.read_split``; names of ``high/`` in "validate" or "test" are no reference in training.
+            ``common.data.datasets.read_split``; names of ``high/`` in "validate" or "test" are no reference then.
             A name that both folders have is that of ``low/``; ``high/NAME`` is the other.
 
     Returns:
@@ -109,7 +109,7 @@ def _hash(path: str) -> str:
 
 
 def inference_entries(dataset_dir: str | None) -> dict[str, list]:
-    """Cases of one file or of a folder's files, of a sample frame without ``dataset_dir``: ``common.sharing.plan``."""
+    """Cases of a file, a folder or, without ``dataset_dir``, a sample frame: see ``common.engine.sharing.plan``."""
     return {"entries": [{"image": path} for path in find_frames(dataset_dir or sample_frame())], "failures": []}
 
 

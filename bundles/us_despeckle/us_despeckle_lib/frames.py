@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from common.errors import InputError, one_line
-from common.fingerprint import SUFFIX as PROVENANCE
-from common.headers import check_file
-from common.patterns import distinct, files_matching
-from common.pictures import MOST_PIXELS, check_page, open_picture
-from common.series import is_dicom
+from common.io.find import distinct, files_matching
+from common.io.hashes import SUFFIX as PROVENANCE
+from common.io.headers import check_file
+from common.io.pictures import MOST_PIXELS, check_page, open_picture
+from common.io.series import is_dicom
 
 __all__ = ["Frames", "find_frames", "read_frames"]
 
@@ -72,7 +72,7 @@ def read_frames(path: str | os.PathLike) -> Frames:
 
     Raises:
         InputError: no such file, no picture, damaged, more than 2^25 pixels in a frame or 2^30 in all, or pixels that
-            the result could not keep, see ``common.pictures.open_picture``.
+            the result could not keep, see ``common.io.pictures.open_picture``.
     """
     path = os.fspath(path)
     check_file(path)

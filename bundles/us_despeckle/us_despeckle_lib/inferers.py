@@ -10,8 +10,8 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from common.images import as_tensor
-from common.weights import bare, in_format
+from common.io.weights import bare, in_format
+from common.utils.images import as_tensor
 
 from .networks import DRNN, folded
 

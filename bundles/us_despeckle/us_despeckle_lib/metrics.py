@@ -17,8 +17,8 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.utils import do_metric_reduction
 
-from common.images import as_tensor
 from common.metrics import ssim_map
+from common.utils.images import as_tensor
 
 from .rois import CONTRAST
 
@@ -78,7 +78,7 @@ def speckle_width(patch: np.ndarray, axis: int) -> float:
     rows, columns = np.indices(patch.shape)
     plane = np.stack([np.ones(patch.size), rows.ravel(), columns.ravel()], axis=1)
     rest = patch.ravel() - plane @ np.linalg.lstsq(plane, patch.ravel(), rcond=None)[0]
-    lines = np.moveaxis(rest.reshape(patch.shape), axis, -1)
+    lines: np.ndarray = np.moveaxis(rest.reshape(patch.shape), axis, -1)
     length = lines.shape[-1]
     power = np.abs(np.fft.rfft(lines, 2 * length)) ** 2
     covariance = np.fft.irfft(power.mean(axis=0))[:length] / np.arange(length, 0, -1)  # of the pairs that there are

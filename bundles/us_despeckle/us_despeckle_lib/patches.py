@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
-from common.console import say
-from common.distributed import sampler
-from common.inputs import InputError
-from common.sample_data import is_sample
-from common.sharing import batch_shares
+from common.data.sample_data import is_sample
+from common.engine.sharing import batch_shares
+from common.io.inputs import InputError
+from common.utils.console import say
+from common.utils.distributed import sampler
 
 __all__ = ["StepBatches", "StepPatches", "UnpairedPatches"]
 

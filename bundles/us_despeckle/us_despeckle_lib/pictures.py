@@ -13,8 +13,8 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw
 
-from common.distributed import is_main_process
-from common.files import replacing
+from common.io.files import replacing
+from common.utils.distributed import is_main_process
 
 from .metrics import histogram
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.engine.keys import Key, Recipe, flag, number, path, whole
 from common.errors import InputError
-from common.settings import names, value
+from common.utils.values import names, value
 
 from .region import parse_box
 

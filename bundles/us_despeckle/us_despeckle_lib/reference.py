@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from common.console import say
-from common.distributed import is_main_process
-from common.files import replacing
-from common.inputs import InputError
-from common.settings import optional
+from common.io.files import replacing
+from common.io.inputs import InputError
+from common.utils.console import say
+from common.utils.distributed import is_main_process
+from common.utils.values import optional
 
 from .frames import find_frames
 from .metrics import histogram, patches_of, speckle_width, ssnr

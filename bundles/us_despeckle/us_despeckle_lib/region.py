@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from common.inputs import InputError
-from common.settings import value
+from common.io.inputs import InputError
+from common.utils.values import value
 
 from .frames import Frames
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from common.inputs import InputError
-from common.settings import value
+from common.io.inputs import InputError
+from common.utils.values import value
 
 from .frames import read_frames
 from .region import box_mask, parse_box

@@ -12,9 +12,9 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from common.console import say
 from common.handlers import ScoreTable
-from common.weights import bare
+from common.io.weights import bare
+from common.utils.console import say
 
 __all__ = ["SpeckleScores"]
 

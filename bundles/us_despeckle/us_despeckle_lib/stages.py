@@ -13,14 +13,14 @@ from monai.handlers import LrScheduleHandler
 from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
-from common.distributed import sampler
 from common.engine import Stage
-from common.engines import Trainer
-from common.inputs import InputError
+from common.engine.engines import Trainer
+from common.engine.sharing import batch_share
+from common.engine.trainers import AdversarialTrainer
+from common.io.inputs import InputError
+from common.io.weights import bare, fits, load_checkpoint
 from common.losses import CriterionGAN
-from common.sharing import batch_share
-from common.trainers import AdversarialTrainer
-from common.weights import bare, fits, load_checkpoint
+from common.utils.distributed import sampler
 
 from .networks import DRNN, Discriminator
 from .patches import UnpairedPatches
@@ -109,7 +109,7 @@ def identity_stage(
         patch_size: edge of the patches in pixels.
         seed: start of all randomness.
         num_workers: of the loader.
-        engine: "device" and "amp" of ``common.engines.Trainer``.
+        engine: "device" and "amp" of ``common.engine.engines.Trainer``.
     """
     patches = UnpairedPatches(frames, None, patch_size, samples, seed=seed, jitter=True)
     loader = _loader(patches, 2 * batch_size, num_workers)

@@ -12,9 +12,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common.domain import DECILES, Measures
-from common.images import like_image
-from common.inputs import InputError
+from common.engine.domain import DECILES, Measures
+from common.io.inputs import InputError
+from common.utils.images import like_image
 
 from .frames import read_frames
 from .metrics import ssnr
@@ -50,7 +50,7 @@ def measure_frames(image: MetaTensor) -> Measures:
 
 
 def measured(entry: Mapping[str, Any], frames: Callable[[Any], Any]) -> Iterator[Measures]:
-    """Measures of a training file's frames, see ``common.domain``.
+    """Measures of a training file's frames, see ``common.engine.domain``.
 
     Args:
         entry: with the file's path as "image".

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 
 from brasyn_synthesis_lib.augmentation import AugmentCased, JitterContrast, tumour
 from brasyn_synthesis_lib.data import SEQUENCES
-from common.sample_data.brain import make_brain_case
+from common.data.sample_data.brain import make_brain_case
 
 SHAPE = (40, 44, 36)
 

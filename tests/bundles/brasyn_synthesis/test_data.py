@@ -20,9 +20,9 @@ from brasyn_synthesis_lib.data import (
     weights_of,
 )
 from brasyn_synthesis_lib.transforms import LoadSequencesd
-from common.datasets import split_entries
-from common.inputs import InputError
-from common.sample_data import write_brain_cases
+from common.data.datasets import split_entries
+from common.data.sample_data import write_brain_cases
+from common.io.inputs import InputError
 
 SHAPE = (6, 7, 5)
 

@@ -17,9 +17,9 @@ from brasyn_synthesis_lib.metrics import scores_of
 from brasyn_synthesis_lib.networks import Generator
 from brasyn_synthesis_lib.standardisation import Standardisation
 from brasyn_synthesis_lib.transforms import CompactCased, PackCased, RestoreStandardd
+from common.data.sample_data.brain import make_brain_case
 from common.inferers import ViewsInferer
-from common.sample_data.brain import make_brain_case
-from common.weights import load_into
+from common.io.weights import load_into
 
 BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]
 SEED = 77  # of a single brain; those that the weights were trained on come of a set's seed and a number

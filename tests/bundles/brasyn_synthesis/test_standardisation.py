@@ -11,8 +11,8 @@ import torch
 from brasyn_synthesis_lib.data import SEQUENCES, training_cases
 from brasyn_synthesis_lib.networks import Generator
 from brasyn_synthesis_lib.standardisation import Standardisation, fit, prepare
-from common.inputs import InputError
-from common.sample_data import write_brain_cases
+from common.data.sample_data import write_brain_cases
+from common.io.inputs import InputError
 from common.transforms.intensity import PERCENTILES
 
 

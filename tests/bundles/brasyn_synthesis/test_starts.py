@@ -15,7 +15,7 @@ from brasyn_synthesis_lib.data import training_cases
 from brasyn_synthesis_lib.networks import Generator
 from brasyn_synthesis_lib.standardisation import Standardisation, fit
 from common.handlers import PromoteWeights
-from common.weights import load_flat
+from common.io.weights import load_flat
 
 CONFIGS = Path(brasyn_synthesis_lib.__file__).parents[1] / "configs"
 BRAIN = (28, 30, 24)  # voxels

@@ -11,9 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, RandBiasField, RandHistogramShift
 from torch import nn
 
-from common.inputs import InputError
+from common.io.inputs import InputError
+from common.io.weights import build
 from common.transforms.geometry import grid_affine
-from common.weights import build
 from lesion_msgan_lib.detection import FindRegiond, LesionDetector, detect
 from lesion_msgan_lib.detector import DetectorInferer, DetectorSlices, HeldOutVolumes, RegionCoverage
 from lesion_msgan_lib.lesions import RandLesion

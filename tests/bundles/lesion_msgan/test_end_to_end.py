@@ -15,8 +15,8 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
 import lesion_msgan_lib
-from common.trainers import AdversarialTrainer
-from common.weights import build, load_into
+from common.engine.trainers import AdversarialTrainer
+from common.io.weights import build, load_into
 from lesion_msgan_lib.detection import LesionDetector
 from lesion_msgan_lib.networks import MultiScaleGenerator
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import lesion_msgan_lib
-from common.fingerprint import file_hash
 from common.inferers import region
-from common.weights import load_flat
+from common.io.hashes import file_hash
+from common.io.weights import load_flat
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet
 
 BUNDLE = Path(lesion_msgan_lib.__file__).parents[1]
@@ -57,7 +57,7 @@ def start(brains, tmp_path, run):
 
 
 WHOLE = {"least 0": "a whole number from 0", "least 1": "a whole number from 1"}
-TRAINING = [  # what is a number at all is tested with common.settings.quantity
+TRAINING = [  # what is a number at all is tested with common.utils.values.quantity
     ("critic_steps", WHOLE["least 1"], ("0", "x")),
     ("critic_rate", "a number from 0", ("x", "null")),
     ("zoom", "a number from 1 up to 4", ("0.5",)),

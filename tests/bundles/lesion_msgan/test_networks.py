@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from common.errors import InputError
+from common.io.weights import fits
 from common.losses.adversarial import gradient_penalty
-from common.weights import fits
 from lesion_msgan_lib.networks import Critic, MultiScaleGenerator, SRResNet, fold, interpolate
 
 

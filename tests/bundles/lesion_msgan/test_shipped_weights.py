@@ -11,10 +11,10 @@ import torch
 from monai.data import MetaTensor
 
 import lesion_msgan_lib
+from common.data.sample_data import make_brain_case
 from common.inferers import RegionInferer
+from common.io.weights import build, load_into
 from common.metrics import RegionPSNR, RegionSSIM
-from common.sample_data import make_brain_case
-from common.weights import build, load_into
 from lesion_msgan_lib.data import LesionSlices
 from lesion_msgan_lib.degradation import WAYS
 from lesion_msgan_lib.detection import LesionDetector

@@ -13,9 +13,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from common.inputs import InputError, root_cause
-from common.sample_data import write_brain_cases
-from common.settings import value
+from common.data.sample_data import write_brain_cases
+from common.io.inputs import InputError, root_cause
+from common.utils.values import value
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "mri_sr3d"
 CONFIGS = BUNDLE / "configs"

@@ -14,9 +14,9 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import rslm_denoise_lib
-from common.console import multiplications
-from common.trainers import AdversarialTrainer
-from common.weights import load_flat
+from common.engine.trainers import AdversarialTrainer
+from common.io.weights import load_flat
+from common.utils.console import multiplications
 from rslm_denoise_lib.networks import Generator
 
 BUNDLE = Path(rslm_denoise_lib.__file__).parents[1]

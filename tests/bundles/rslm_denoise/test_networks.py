@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.console import multiplications
 from common.inferers import ForegroundInferer
+from common.utils.console import multiplications
 from rslm_denoise_lib.networks import COMPACT, STAGES, Critic, Generator
 
 SMALL = ((3, 3, 1), 3, 5, 3, (3, 3, 1))

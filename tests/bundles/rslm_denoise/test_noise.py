@@ -11,10 +11,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from common.domain import estimate_level
-from common.inputs import InputError
+from common.data.sample_data import write_brain_cases
+from common.engine.domain import estimate_level
+from common.io.inputs import InputError
 from common.metrics import RegionNCC
-from common.sample_data import write_brain_cases
 from common.samplers import RandomPatches
 from common.transforms.intensity import ScaleIntensityRobustd
 from rslm_denoise_lib import classical, data

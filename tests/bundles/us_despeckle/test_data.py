@@ -13,9 +13,9 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
 
-from common.inputs import InputError
-from common.runs import save_split
-from common.sample_data import write_probe_frames
+from common.data.sample_data import write_probe_frames
+from common.io.inputs import InputError
+from common.io.runs import save_split
 from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.patches import StepBatches, StepPatches, UnpairedPatches
 from us_despeckle_lib.pictures import draw_histograms

@@ -17,9 +17,9 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image, ImageFilter
 
 import us_despeckle_lib
+from common.data.sample_data import write_probe_frames
+from common.engine.trainers import AdversarialTrainer
 from common.handlers import RunCheckpoint
-from common.sample_data import write_probe_frames
-from common.trainers import AdversarialTrainer
 from us_despeckle_lib.networks import DRNN
 from us_despeckle_lib.transforms import LoadFramesd
 

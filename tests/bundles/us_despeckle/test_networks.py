@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.trainers import not_stepped
+from common.engine.trainers import not_stepped
 from us_despeckle_lib.inferers import FrameInferer
 from us_despeckle_lib.networks import DRNN, Discriminator, folded
 

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from common.engine import Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
-from common.inputs import root_cause
+from common.io.inputs import root_cause
 
 CONFIG = {
     "imports": ["$import common"],

@@ -13,8 +13,8 @@ from monai.handlers import LrScheduleHandler
 from torch import nn
 
 from common.handlers import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, checkpoints
-from common.inputs import InputError
-from common.weights import load_flat, save_atomically
+from common.io.inputs import InputError
+from common.io.weights import load_flat, save_atomically
 
 
 def network(width=3, seed=0):

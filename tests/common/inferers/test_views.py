@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from common.data.sample_data.brain import make_brain_case
 from common.inferers import ViewsInferer
 from common.inferers.views import canvas, turn, turn_back
-from common.sample_data.brain import make_brain_case
 
 
 def same(stack):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.inputs import InputError
+from common.io.inputs import InputError
 from common.losses import PerceptualLoss, WeightedLoss
 from common.losses.perceptual import MEAN, SD, vgg_features
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from common.sample_data import make_brain_case
-from common.sample_data.anatomy import make_anatomy
-from common.sample_data.brain import SEQUENCES
-from common.sample_data.fields import smooth_field
+from common.data.sample_data import make_brain_case
+from common.data.sample_data.anatomy import make_anatomy
+from common.data.sample_data.brain import SEQUENCES
+from common.data.sample_data.fields import smooth_field
 
 SMALL = (40, 48, 44)
 TINY = (16, 18, 20)

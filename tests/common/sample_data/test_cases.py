@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from common.sample_data import cache, cases, is_sample, make_brain_case, sample_brains, write_brain_cases
-from common.sample_data.anatomy import load_template
-from common.sample_data.brain import SEQUENCES
+from common.data.sample_data import cache, cases, is_sample, make_brain_case, sample_brains, write_brain_cases
+from common.data.sample_data.anatomy import load_template
+from common.data.sample_data.brain import SEQUENCES
 
 SMALL = (40, 48, 44)
 TINY = (16, 18, 20)

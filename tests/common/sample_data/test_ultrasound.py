@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from common.sample_data import is_sample, sample_probes, write_probe_frames
-from common.sample_data.ultrasound import PROBES, make_frame
+from common.data.sample_data import is_sample, sample_probes, write_probe_frames
+from common.data.sample_data.ultrasound import PROBES, make_frame
 
 
 @pytest.fixture(scope="module")

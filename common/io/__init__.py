@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in and out: scans found, headers checked, images and weights read, results written with their provenance."""
+
+from . import (
+    claims,
+    files,
+    find,
+    hashes,
+    headers,
+    inputs,
+    pictures,
+    prefetch,
+    provenance,
+    readers,
+    runs,
+    savers,
+    series,
+    weights,
+)
+
+__all__ = [
+    "claims",
+    "files",
+    "find",
+    "hashes",
+    "headers",
+    "inputs",
+    "pictures",
+    "prefetch",
+    "provenance",
+    "readers",
+    "runs",
+    "savers",
+    "series",
+    "weights",
+]

@@ -1,9 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Sample data that is made, not downloaded: for first runs, examples and tests."""
-
-from common.sample_data.brain import make_brain_case
-from common.sample_data.cache import is_sample
-from common.sample_data.cases import sample_brains, write_brain_cases
-from common.sample_data.probes import sample_probes, write_probe_frames
-
-__all__ = ["is_sample", "make_brain_case", "sample_brains", "sample_probes", "write_brain_cases", "write_probe_frames"]
