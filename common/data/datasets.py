@@ -14,13 +14,14 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common.data.sample_data import sample_brains
-from common.io.headers import NIFTI_SUFFIXES, one_line
-from common.io.inputs import InputError, check_headers, find_scans
-from common.io.pictures import SUFFIXES as PICTURES
-from common.io.savers import stem_of
-from common.utils.console import say
-from common.utils.values import boolean, names, optional, quantity, value
+from common import bids
+from common.console import say
+from common.headers import NIFTI_SUFFIXES, one_line
+from common.inputs import InputError, check_headers, find_scans
+from common.pictures import SUFFIXES as PICTURES
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import boolean, names, optional, quantity, value
 
 __all__ = [
     "TakePartd",
@@ -30,6 +31,7 @@ __all__ = [
     "guide_paths",
     "held_out_brain",
     "inference_entries",
+    "is_wanted",
     "patient_of",
     "read_split",
     "scan_entries",
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
-LABELS = re.compile(r"(^|[-_.])(seg|mask|label|labels|dseg|pred)$", re.IGNORECASE)  # label maps are no images
+LABELS = re.compile(r"(^|[-_.])(seg|(deface)?mask|labels?|dseg|probseg|pred)$", re.IGNORECASE)  # label maps are no images
 SEQUENCES = re.compile(r"[-_.](t1n?|t1c|t1ce|t1w|t1gd|t2|t2w|t2f|flair|pd|pdw)$", re.IGNORECASE)
 BRATS = re.compile(r"(BraTS-.+-\d{5})-\d{3}", re.IGNORECASE)  # patient, time point
 PARTS = ("whole", "train", "held_out")
@@ -53,7 +55,8 @@ def scan_entries(
     Args:
         dataset_dir: folder or one file; None for the sample brains, which are made on first use.
         pattern: glob pattern of the images below the folder.
-        sequence: last part of the names to take, such as "t1n" for ``*-t1n.nii.gz``; None for all.
+        sequence: last part of the names to take, such as "t1n" for ``*-t1n.nii.gz``, of BIDS names the suffix, with
+            entities where they tell the sequence (``ce-gadolinium_T1w``); None for all.
         guides: sequences that guide, found beside each image by their names.
         sample_sequence: of the sample brains, where none is given.
 
@@ -162,16 +165,19 @@ def _wanted_scans(folder: str, pattern: str, sequence: str | None, layout: str) 
     found = find_scans(folder, pattern, layout)
     if os.path.isfile(os.path.expanduser(folder)):
         return found
-    paths = [p for p in found if _is_wanted(p, sequence)]
+    paths = [p for p in found if is_wanted(p, sequence)]
     if not paths:
         raise InputError(f"no file matches {pattern} under {folder}; expected {layout}")
     return paths
 
 
-def _is_wanted(path: str, sequence: str | None) -> bool:
+def is_wanted(path: str, sequence: str | None) -> bool:
+    """Whether a file is of a sequence: its name ends so, or by BIDS; without a sequence, whether it is no label map."""
     stem = stem_of(path)
     if sequence is None:
         return not LABELS.search(stem)
+    if bids.name_parts(stem):
+        return bids.is_sequence(stem, sequence)
     return re.search(rf"(^|[-_.]){re.escape(sequence)}$", stem, re.IGNORECASE) is not None
 
 
@@ -191,6 +197,7 @@ def guide_paths(image: str, guides: Sequence[str], sequence: str | None = None) 
             continue
         stem = stem_of(image)
         base = stem[: -len(sequence)] if sequence else re.sub(r"[^-_.]+$", "", stem)
+        base = bids.stem_without(stem, sequence) if bids.name_parts(stem) else base
         if os.path.dirname(guide) or guide.lower().endswith((*NIFTI_SUFFIXES, *PICTURES)):
             raise InputError(f"guide sequence {guide!r} not found: no such file", image)
         near = Path(image).parent / (base + guide + Path(image).name[len(stem) :])
@@ -210,13 +217,14 @@ def patient_of(name: str) -> str:
 
 
 def _subject(path: str, root: Path) -> str:
-    """The patient of the first folder below the root; where files lie flat, of the name without its sequence."""
+    """By BIDS, or the patient of the first folder below the root, or, where files lie flat, of the name's beginning."""
+    if (told := bids.subject_of(path, root)) is not None:
+        return told
     inner = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(Path(path).name)
     inner = inner if inner.parts else Path(root.name)
     if len(inner.parts) > 1:
         return patient_of(inner.parts[0])
-    match = re.match(r"sub-[^_]+", inner.name)  # BIDS
-    return match[0] if match else patient_of(SEQUENCES.sub("", stem_of(inner.name)))
+    return patient_of(SEQUENCES.sub("", stem_of(inner.name)))
 
 
 def split_entries(

@@ -17,6 +17,7 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import IterableDataset, get_worker_info
 
+from common import bids
 from common.errors import InputError, one_line, shown
 from common.io.files import storage_error
 from common.io.find import any_case, distinct, files_matching, folders_below, natural
@@ -51,7 +52,8 @@ def find_scans(
     """List the images to work on, naturally sorted (`sub-2` before `sub-10`).
 
     In a folder, the files that match `pattern` are taken; if there is none, each folder in it that holds DICOM files
-    is a case. Hidden files are ignored, and so are results of this collection (a `.provenance.json` beside them).
+    is a case. Hidden files are ignored, and so are results of this collection (a `.provenance.json` beside them). Of a
+    BIDS dataset `anat/` alone is read, and no `derivatives/` or `sourcedata/`, unless `pattern` names their folder.
 
     Args:
         dataset_dir: a folder, a DICOM series folder, or one image file, which is taken whatever its name.
@@ -80,8 +82,11 @@ def find_scans(
         found = _dicom_folders(root)
         if found == [root]:
             series_files(root)
+    hint = f" ({skipped} earlier results skipped; name one file to use it)" if skipped else ""
+    if found and bids.is_dataset(root):
+        found = bids.anatomical(found, root, pattern)
+        hint = hint if found else " (of a BIDS dataset anat/ is read; name other folders with --pattern)"
     if not found:
-        hint = f" ({skipped} earlier results skipped; name one file to use it)" if skipped else ""
         raise InputError(f"no file matches {pattern} under {root}{hint}; expected {what}")
     found = sorted(found, key=natural)
     return distinct(found) if unique else found

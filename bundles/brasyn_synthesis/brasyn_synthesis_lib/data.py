@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of four sequences: found by their names, in BraTS layout of 2021 or 2023, one 4D file, or explicit paths."""
+"""Cases of four sequences: found by their names, by BraTS of 2021 or 2023 or BIDS, one 4D file, or explicit paths."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from common.data.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
-from common.data.sample_data import sample_brains
-from common.io.inputs import InputError, check_headers, find_scans
-from common.io.readers import grid_of
-from common.io.savers import stem_of
-from common.utils.console import say
-from common.utils.values import boolean, optional
+from common import bids
+from common.console import say
+from common.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
+from common.inputs import InputError, check_headers, find_scans
+from common.readers import grid_of
+from common.sample_data import sample_brains
+from common.savers import stem_of
+from common.settings import boolean, optional
 
 __all__ = [
     "SEQUENCES",
@@ -37,6 +38,8 @@ SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 DEFAULT_TARGET = "t1c"
 OLD_NAMES = {"t1ce": "t1c", "t1gd": "t1c", "flair": "t2f", "t1": "t1n", "t2": "t2w"}  # BraTS before 2023
 NAME = re.compile(r"^(?:(?P<case>.*)[-_.])?(?P<kind>t1n|t1ce|t1gd|t1c|t1|t2w|t2f|t2|flair|seg)$", re.IGNORECASE)
+BIDS_NAMES = {"t1w": "t1n", "t2w": "t2w", "flair": "t2f"}
+LESION = re.compile(r"(label|desc)-\w*?(lesion|tumou?r)", re.IGNORECASE)  # of a mask that is none of the brain or tissue
 LAYOUT = "CASE/CASE-t1n.nii.gz, -t1c, -t2w, -t2f (or t1, t1ce, t2, flair) and -seg, one folder per case"
 PATTERN = "**/*.nii*"
 SAME_GRID = 1e-3  # mm: largest difference of affines that counts as the same grid
@@ -73,7 +76,7 @@ def weights_of(ckpt_dir: str, target: Any = None, weights: str | None = None) ->
 
 
 def read_cases(paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
-    """Sorts files into cases; files with other names are left out.
+    """Sorts files into cases; files with other names are left out. A case of a BIDS dataset is a session.
 
     Returns:
         ``{case: {"t1n": path, ..., "seg": path}}``, and ``(case, reason)`` of those with a sequence twice.
@@ -81,12 +84,10 @@ def read_cases(paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[tu
     cases: dict[str, dict[str, str]] = {}
     refused: dict[str, str] = {}
     for path in paths:
-        match = NAME.match(stem_of(path))
-        if not match:
+        named = _case_and_kind(path)
+        if named is None:
             continue
-        kind = match["kind"].lower()
-        kind = OLD_NAMES.get(kind, kind)
-        case = str(Path(path).parent / _case_name(match, path))
+        case, kind = named
         files = cases.setdefault(case, {})
         if kind in files:
             refused.setdefault(case, f"{kind} is there twice, as {Path(files[kind]).name} and {Path(path).name}")
@@ -94,9 +95,24 @@ def read_cases(paths: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[tu
     return {case: files for case, files in cases.items() if case not in refused}, list(refused.items())
 
 
-def _case_name(match: re.Match, path: str) -> str:
-    """The case in front of the sequence's name, else the name of the file's folder."""
-    return match["case"] or Path(path).resolve().parent.name
+def _case_and_kind(path: str) -> tuple[str, str] | None:
+    """The case that a file's name tells, with its folder, and the sequence or "seg"."""
+    stem = stem_of(path)
+    parts = [part.lower() for part in bids.name_parts(stem)]
+    kind = BIDS_NAMES.get(parts[-1]) if parts else None
+    if parts and parts[-1] in ("mask", "dseg", "seg") and any(LESION.match(part) for part in parts):
+        kind = "seg"
+    if kind:
+        if kind == "t1n" and any(part.startswith("ce-") for part in parts):
+            kind = "t1c"
+        case = "_".join(part for part in stem.split("_") if part.lower().startswith(("sub-", "ses-")))
+        return str(Path(path).parent / case), kind
+    match = NAME.match(stem)
+    if not match:
+        return None
+    kind = match["kind"].lower()
+    case = match["case"] or Path(path).resolve().parent.name
+    return str(Path(path).parent / case), OLD_NAMES.get(kind, kind)
 
 
 def check_grids(files: Mapping[str, str], allow_missing_slices: Any = False) -> None:
@@ -165,7 +181,8 @@ def training_cases(dataset_dir: Any, pattern: str = PATTERN) -> list[dict[str, s
             say(f"left out {error}")
             continue
         name = Path(case).name
-        entries.append({**files, "image": files["t1n"], "case": name, "subject": patient_of(name)})
+        subject = bids.subject_of(files["t1n"], folder) or patient_of(name)
+        entries.append({**files, "image": files["t1n"], "case": name, "subject": subject})
     if not entries:
         raise InputError(f"no complete case under {folder}; expected {LAYOUT}")
     return entries
@@ -230,9 +247,9 @@ def inference_cases(
     given = {name: str(path) for name, path in (explicit or {}).items() if optional(path) is not None}
     if given:
         first = next(iter(given.values()))
-        match = NAME.match(stem_of(first))
-        case = Path(first).parent / (_case_name(match, first) if match else stem_of(first))
-        cases: dict[str, dict[str, str]] = {str(case): given}
+        named = _case_and_kind(first)
+        case = named[0] if named else str(Path(first).parent / stem_of(first))
+        cases: dict[str, dict[str, str]] = {case: given}
         failures: list[tuple[str, str]] = []
     else:
         folder = optional(dataset_dir) or sample_case()

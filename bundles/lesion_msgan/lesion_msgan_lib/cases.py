@@ -13,13 +13,12 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from common.data import datasets
-from common.data.datasets import LABELS, guide_paths, held_out_brain
-from common.data.sample_data import sample_brains
-from common.io.files import replacing
-from common.io.find import distinct, natural
-from common.io.inputs import InputError, check_headers, find_scans
-from common.io.savers import stem_of
+from common import datasets
+from common.datasets import guide_paths, held_out_brain, is_wanted
+from common.files import replacing
+from common.inputs import InputError, check_headers, find_scans
+from common.patterns import distinct, natural
+from common.sample_data import sample_brains
 from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture
@@ -131,16 +130,11 @@ def _found(folder: str, pattern: str | None, sequence: str | None) -> list[str]:
         except InputError:
             if pattern:
                 raise
-    ending = (sequence or "").lower()
-    paths = [
-        path
-        for path in dict.fromkeys(found)
-        if (stem_of(path).lower().endswith(ending) if ending else not LABELS.search(stem_of(path)))
-    ]
+    paths = [path for path in dict.fromkeys(found) if is_wanted(path, sequence)]
     if not found:  # says what is missing, or which DICOM series are mixed
         return find_scans(folder, PATTERNS[0], LAYOUT)
     if not paths:
-        named = f"names ending in {ending}" if ending else "other names than those of label maps"
+        named = f"names ending in {sequence}" if sequence else "other names than those of label maps"
         raise InputError(f"no image among {len(found)} files under {folder}; expected {LAYOUT}, {named}")
     return distinct(sorted(paths, key=natural))
 
