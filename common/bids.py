@@ -26,7 +26,7 @@ def is_dataset(folder: str | os.PathLike) -> bool:
 
 
 def anatomical(paths: Iterable[str], root: str, pattern: str = "") -> list[str]:
-    """Scans of a BIDS dataset without derivatives, source data and other data types, unless a pattern names their folder.
+    """Scans of a BIDS dataset; derivatives, source data and other data types only where a pattern names their folder.
 
     Args:
         paths: files below the root.
@@ -43,7 +43,7 @@ def name_parts(stem: str) -> list[str]:
 
 
 def is_sequence(stem: str, sequence: str) -> bool:
-    """Whether a BIDS name is of a sequence: its suffix, with entities in front where they tell it (``ce-gadolinium_T1w``).
+    """Whether a BIDS name is of a sequence: a suffix, with entities where they tell it (``ce-gadolinium_T1w``).
 
     Scans with a contrast agent are none of ``T1w``.
     """

@@ -22,6 +22,7 @@ from common.pictures import SUFFIXES as PICTURES
 from common.sample_data import sample_brains
 from common.savers import stem_of
 from common.settings import boolean, names, optional, quantity, value
+from common.subjects import by_table
 
 __all__ = [
     "TakePartd",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 LAYOUT = "NIfTI files in the folder or its sub-folders, one folder or one name per subject"
-LABELS = re.compile(r"(^|[-_.])(seg|(deface)?mask|labels?|dseg|probseg|pred)$", re.IGNORECASE)  # label maps are no images
+LABELS = re.compile(r"(^|[-_.])((d|prob)?seg|(deface)?mask|labels?|pred)$", re.IGNORECASE)  # label maps are no images
 SEQUENCES = re.compile(r"[-_.](t1n?|t1c|t1ce|t1w|t1gd|t2|t2w|t2f|flair|pd|pdw)$", re.IGNORECASE)
 BRATS = re.compile(r"(BraTS-.+-\d{5})-\d{3}", re.IGNORECASE)  # patient, time point
 PARTS = ("whole", "train", "held_out")
@@ -100,15 +101,21 @@ def evaluation_entries(
     val_fraction: float,
     seed: int,
     split: Any = None,
+    subjects_table: Any = None,
     sample_sequence: str = "t1n",
 ) -> dict[str, list[dict[str, Any]]]:
     """Images of a folder to evaluate; arguments and errors as for ``scan_entries`` and ``entries_to_evaluate``."""
     entries = scan_entries(dataset_dir, pattern, sequence, guides, sample_sequence)
-    return entries_to_evaluate(entries, dataset_dir, val_fraction, seed, split)
+    return entries_to_evaluate(entries, dataset_dir, val_fraction, seed, split, subjects_table)
 
 
 def entries_to_evaluate(
-    entries: Sequence[dict[str, Any]], dataset_dir: Any, val_fraction: float, seed: int, split: Any = None
+    entries: Sequence[dict[str, Any]],
+    dataset_dir: Any,
+    val_fraction: float,
+    seed: int,
+    split: Any = None,
+    subjects_table: Any = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """All entries for validation; of the sample data (no ``dataset_dir``) only those held out from training.
 
@@ -116,7 +123,7 @@ def entries_to_evaluate(
 
     Arguments and errors as for ``split_entries``.
     """
-    file = optional(split)
+    file, entries = optional(split), by_table(entries, subjects_table)
     if file is not None:
         parts = read_split(file, sorted({entry["subject"] for entry in entries}))
         wanted = parts["test"] or parts["validate"]
@@ -234,6 +241,7 @@ def split_entries(
     most: int | None = None,
     subjects: Any = None,
     split: Any = None,
+    subjects_table: Any = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Training and validation entries, split by subject; a single volume is split in two slabs.
 
@@ -244,6 +252,7 @@ def split_entries(
         most: validation volumes at most, None for all.
         subjects: training subjects at most (figure 8 of Pham et al. 2019), None for all.
         split: a JSON file with lists of subjects, see ``read_split``, instead of ``val_fraction`` and ``seed``.
+        subjects_table: a file that tells whose the scans are, see ``common.subjects.by_table``, or None.
 
     Returns:
         ``{"train": [...], "validate": [...]}``.
@@ -257,6 +266,7 @@ def split_entries(
     limit = value(subjects)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"subjects must be a number of at least 1, got {subjects!r}")
+    entries = by_table(entries, subjects_table)
     known = sorted({entry["subject"] for entry in entries})
     file = optional(split)
     if file is not None:

@@ -103,9 +103,9 @@ def test_guides_and_masks_have_the_images_entities(dataset):
     for image, sequence, guide in given:
         found = guide_paths(str(folder / f"{image}.nii.gz"), [guide], sequence)
         assert found == [str(folder / f"sub-01_ses-a_{guide}.nii.gz")]
-    (entry,) = lesions.training_entries(str(dataset), ALL, "T2w", "label-lesion_mask", "mask", val_fraction=0.5, seed=0)[
-        "train"
-    ]
+    (entry,) = lesions.training_entries(
+        str(dataset), ALL, "T2w", "label-lesion_mask", "mask", val_fraction=0.5, seed=0
+    )["train"]
     assert stems(entry["guide"]) == ["sub-01_ses-a_label-lesion_mask"]
 
 

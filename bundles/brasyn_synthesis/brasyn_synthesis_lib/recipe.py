@@ -64,6 +64,7 @@ RECIPE = Recipe(
     path("cache_dir", "decoded cases, shared by all targets and runs"),
     number("val_fraction", "share of the patients held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of patients `train`, `validate`, `test`, instead of `val_fraction`"),
+    path("subjects_table", "CSV or TSV file: scans in its first column, the person in a column `subject`"),
     whole("variants", "augmentation: variants of each case with a tumour pasted in, bias fields and thick slices", 0),
     number("jitter", "augmentation: change of the slopes of random grey-scale curves", 0, 0.9),
     whole("epochs", "epochs; null: the budget's", 1, empty=True),

@@ -99,6 +99,7 @@ RECIPE = Recipe(
     number("memory_gb", "memory in GiB: of feature maps in inference, of the volumes in training", 0.1),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),
+    path("subjects_table", "CSV or TSV file: scans in its first column, the person in a column `subject`"),
     flag("orient", "augmentation: flip and transpose crops"),
     number("zoom", "augmentation: half of the slices are resampled by up to this factor; 1: none", 1, 4),
     number("max_gradient_norm", "clip the gradient's norm; null: not at all", 0, empty=True),

@@ -35,6 +35,7 @@ RECIPE = Recipe(
     number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),
+    path("subjects_table", "CSV or TSV file: scans in its first column, the person in a column `subject`"),
     whole("subjects", "training subjects at most", 1, empty=True),
     number("sigma", "blur in voxels instead of the paper's rule", 0, empty=True),
     number("slice_profile", "thickness of the simulated slices as a share of their spacing, below 1 for gaps", 0),

@@ -64,6 +64,7 @@ RECIPE = Recipe(
     number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),
+    path("subjects_table", "CSV or TSV file: scans in its first column, the person in a column `subject`"),
     whole("subjects", "training subjects at most", 1, empty=True),
     flag("orient", "augmentation: turn and flip training patches"),
     number("inverted", "share of the patches with dark and bright exchanged, for other contrasts", 0, 1),
