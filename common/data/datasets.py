@@ -14,15 +14,15 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common import bids
-from common.console import say
-from common.headers import NIFTI_SUFFIXES, one_line
-from common.inputs import InputError, check_headers, find_scans
-from common.pictures import SUFFIXES as PICTURES
-from common.sample_data import sample_brains
-from common.savers import stem_of
-from common.settings import boolean, names, optional, quantity, value
-from common.subjects import by_table
+from common.data.sample_data import sample_brains
+from common.data.subjects import by_table
+from common.io import bids
+from common.io.headers import NIFTI_SUFFIXES, one_line
+from common.io.inputs import InputError, check_headers, find_scans
+from common.io.pictures import SUFFIXES as PICTURES
+from common.io.savers import stem_of
+from common.utils.console import say
+from common.utils.values import boolean, names, optional, quantity, value
 
 __all__ = [
     "TakePartd",
@@ -252,7 +252,7 @@ def split_entries(
         most: validation volumes at most, None for all.
         subjects: training subjects at most (figure 8 of Pham et al. 2019), None for all.
         split: a JSON file with lists of subjects, see ``read_split``, instead of ``val_fraction`` and ``seed``.
-        subjects_table: a file that tells whose the scans are, see ``common.subjects.by_table``, or None.
+        subjects_table: a file that tells whose the scans are, see ``common.data.subjects.by_table``, or None.
 
     Returns:
         ``{"train": [...], "validate": [...]}``.

@@ -2,6 +2,7 @@
 """Files in and out: scans found, headers checked, images and weights read, results written with their provenance."""
 
 from . import (
+    bids,
     claims,
     files,
     find,
@@ -19,6 +20,7 @@ from . import (
 )
 
 __all__ = [
+    "bids",
     "claims",
     "files",
     "find",

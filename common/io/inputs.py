@@ -17,8 +17,8 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import IterableDataset, get_worker_info
 
-from common import bids
 from common.errors import InputError, one_line, shown
+from common.io import bids
 from common.io.files import storage_error
 from common.io.find import any_case, distinct, files_matching, folders_below, natural
 from common.io.hashes import SUFFIX as PROVENANCE

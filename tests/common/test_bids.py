@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from brasyn_synthesis_lib.data import inference_cases, training_cases
-from common import bids
-from common.datasets import guide_paths, scan_entries, split_entries
-from common.inputs import InputError, find_scans
+from common.data.datasets import guide_paths, scan_entries, split_entries
+from common.io import bids
+from common.io.inputs import InputError, find_scans
 from lesion_msgan_lib import cases as lesions
 
 ALL = "**/*.nii*"

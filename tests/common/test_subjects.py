@@ -3,9 +3,9 @@
 
 import pytest
 
-from common.datasets import entries_to_evaluate, split_entries
-from common.inputs import InputError
-from common.subjects import by_table, read_subjects
+from common.data.datasets import entries_to_evaluate, split_entries
+from common.data.subjects import by_table, read_subjects
+from common.io.inputs import InputError
 
 
 def entry(path, subject="?"):

@@ -12,14 +12,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from common import bids
-from common.console import say
-from common.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
-from common.inputs import InputError, check_headers, find_scans
-from common.readers import grid_of
-from common.sample_data import sample_brains
-from common.savers import stem_of
-from common.settings import boolean, optional
+from common.data.datasets import entries_to_evaluate, held_out_brain, patient_of, split_entries
+from common.data.sample_data import sample_brains
+from common.io import bids
+from common.io.inputs import InputError, check_headers, find_scans
+from common.io.readers import grid_of
+from common.io.savers import stem_of
+from common.utils.console import say
+from common.utils.values import boolean, optional
 
 __all__ = [
     "SEQUENCES",
@@ -247,8 +247,8 @@ def inference_cases(
     given = {name: str(path) for name, path in (explicit or {}).items() if optional(path) is not None}
     if given:
         first = next(iter(given.values()))
-        named = _case_and_kind(first)
-        case = named[0] if named else str(Path(first).parent / stem_of(first))
+        told = _case_and_kind(first)
+        case = told[0] if told else str(Path(first).parent / stem_of(first))
         cases: dict[str, dict[str, str]] = {case: given}
         failures: list[tuple[str, str]] = []
     else:

@@ -13,12 +13,12 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from common import datasets
-from common.datasets import guide_paths, held_out_brain, is_wanted
-from common.files import replacing
-from common.inputs import InputError, check_headers, find_scans
-from common.patterns import distinct, natural
-from common.sample_data import sample_brains
+from common.data import datasets
+from common.data.datasets import guide_paths, held_out_brain, is_wanted
+from common.data.sample_data import sample_brains
+from common.io.files import replacing
+from common.io.find import distinct, natural
+from common.io.inputs import InputError, check_headers, find_scans
 from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, one_line
-from common.savers import stem_of
-from common.settings import optional
+from common.io.savers import stem_of
+from common.utils.values import optional
 
 __all__ = ["by_table", "read_subjects"]
 
@@ -23,7 +23,7 @@ def by_table(entries: Sequence[Mapping[str, Any]], table: Any) -> list[dict[str,
     Rescans of one person then stay on one side of a split: Kirby 21 has 42 scans of 21 people.
 
     Args:
-        entries: with an "image" and a "subject", such as ``common.datasets.scan_entries`` gives.
+        entries: with an "image" and a "subject", such as ``common.data.datasets.scan_entries`` gives.
         table: the file, see ``read_subjects``, or None.
 
     Raises:
