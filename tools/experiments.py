@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.handlers.scores import markdown_table
+from common.handlers.scores import markdown_table, mean_and_sd
 from common.io.files import replacing
 from common.io.weights import load_flat
 from tools.command import run_command
@@ -119,6 +120,8 @@ def _run(name: str, table: Mapping[str, Any], row: str, budget: str, keys: Mappi
     weights = run / f"{table.get('weights', 'last')}.pt"
     facts["parameters"] = sum(tensor.numel() for tensor in load_flat(weights).values())
     judged = {key: value for key, value in {**train, **small}.items() if key not in table.get("training_only", [])}
+    if (run / "split.json").is_file():  # without it an evaluation takes all of a folder, what was trained on included
+        judged.setdefault("split", str(run / "split.json"))
     judged |= {
         **table.get("evaluation", {}),
         "weights": str(weights),
@@ -204,20 +207,16 @@ def _lines(row: str, facts: Mapping[str, Any], table: Mapping[str, Any], scores:
     for setting in dict.fromkeys(case["setting"] for case in cases):
         line = {"row": row, "setting": setting, "cases": str(sum(case["setting"] == setting for case in cases))}
         for metric in table["metrics"]:
-            ours, other = (_numbers(cases, setting, key) for key in (metric, f"baseline_{metric}"))
-            spread = f" ± {statistics.stdev(ours):.4g}" if len(ours) > 1 else ""
-            line[metric] = f"{statistics.mean(ours):.4g}{spread}" if ours else ""
-            gains = [a - b for a, b in zip(ours, other, strict=True)] if len(ours) == len(other) else []
-            line[f"gain in {metric}"] = f"{statistics.mean(gains):+.3g}" if gains else ""
+            group = [case for case in cases if case["setting"] == setting]
+            ours, other = ([float(case.get(key) or "nan") for case in group] for key in (metric, f"baseline_{metric}"))
+            digits = 2 if "psnr" in metric else 4
+            line[metric] = mean_and_sd(ours, digits)
+            gains = [a - b for a, b in zip(ours, other, strict=True) if not math.isnan(a - b)]
+            line[f"gain in {metric}"] = f"{statistics.fmean(gains):+.{digits}f}" if gains else ""
         line["paper"] = str(paper.get(_plain(setting), paper.get("", "")))
         line |= {"parameters": f"{facts['parameters']:,}", "minutes": f"{facts['trained']['minutes']:.1f}"}
         lines.append(line | {"GB": f"{facts['trained']['gigabytes']:.2f}"})
     return lines
-
-
-def _numbers(cases: Sequence[Mapping[str, str]], setting: str, metric: str) -> list[float]:
-    given = (float(case[metric]) for case in cases if case["setting"] == setting and case.get(metric))
-    return [number for number in given if number == number]
 
 
 def _plain(setting: str) -> str:

@@ -63,6 +63,7 @@ def test_rows_are_trained_alike_compared_and_not_done_twice(command, tmp_path, s
     with (tmp_path / "out" / "mri_sr3d-depth-small.csv").open(newline="", encoding="utf-8") as file:
         shallow, deep = csv.DictReader(file)
     assert (shallow["row"], shallow["paper"], deep["row"], deep["paper"]) == ("shallow", "30.0", "deep", "better")
+    assert (shallow["cases"], deep["cases"]) == ("1", "1")  # what was held out, not the folder
     assert int(shallow["parameters"]) < int(deep["parameters"])
     facts = [
         json.loads((tmp_path / "out" / "mri_sr3d-depth-small" / row / "row.json").read_text()) for row in TABLE["rows"]
