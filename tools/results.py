@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.handlers.scores import markdown_table
 from common.io.hashes import file_hash
-from tools.benchmark.scoreboard import NETWORK, Scoreboard, across, number_text
+from tools.benchmark.scoreboard import NETWORK, SAMPLE, Scoreboard, across, number_text
 from tools.command import run_command
 from tools.rivals import BUNDLES, rivals_of
 
@@ -85,7 +85,7 @@ def section(board: Scoreboard) -> str:
     facts, subject = board.facts, rivals_of(board.facts["bundle"]).subject
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     keys = f' --keys "{facts["keys"]}"' if facts["keys"] else ""
-    folder = "" if facts["data"] == "sample data" else " --dataset_dir FOLDER"
+    folder = "" if facts["data"] == SAMPLE else " --dataset_dir FOLDER"
     lines = [
         f"### {facts['bundle']} on {facts['data']}\n",
         f"`python -m tools.benchmark quality {facts['bundle']}{folder}{keys}`, {facts['date']}, {facts['machine']},"
@@ -135,9 +135,15 @@ def verdict(board: Scoreboard, subject: Callable[[str], str]) -> str:
 
 
 def summary_table(folder: Path) -> str:
-    """A line per stored run: baseline, best rival and network by the deciding score, mean over its settings."""
-    rows = []
-    for board in boards(folder):
+    """A line per run on real data, or on the sample data where a bundle has no other.
+
+    Baseline, best rival and network by the deciding score, mean over its settings.
+    """
+    rows, stored = [], boards(folder)
+    real = {board.facts["bundle"] for board in stored if board.facts["data"] != SAMPLE}
+    for board in stored:
+        if board.facts["data"] == SAMPLE and board.facts["bundle"] in real:
+            continue
         facts, subject = board.facts, rivals_of(board.facts["bundle"]).subject
         by_method: dict[str, list[float]] = {}
         for setting in board.settings():

@@ -75,6 +75,14 @@ def test_the_summary_has_the_mean_over_settings_and_the_best_rival(folder):
     assert rows[1][2:] == ["score (less is better)", "simple way 2.0000", "-", "1.0000"]
 
 
+def test_the_summary_leaves_sample_data_out_beside_real_scans(folder):
+    made = stored(folder / "made", "rslm_denoise", False, {"base": {"a": [9]}, NETWORK: {"a": [9]}})
+    Scoreboard(folder / "rslm_denoise-sample", {**made.facts, "data": "sample data"}).add(
+        NETWORK, 0, "c0", "a", 2, {"score": 9}
+    )
+    assert "sample data" not in results.summary_table(folder) and "sample data" in results.page(folder)
+
+
 def test_files_are_written_and_checked(command, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"error: results\.md, README\.md: not what python -m tools\.results makes"):
         command("--check", "true")

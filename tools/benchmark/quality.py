@@ -24,11 +24,9 @@ from common.utils.values import names, optional, value
 from tools.rivals import Rival, rivals_of
 
 from .evaluation import BundleEvaluation
-from .scoreboard import NETWORK, Scoreboard
+from .scoreboard import NETWORK, SAMPLE, Scoreboard
 
 __all__ = ["quality"]
-
-SAMPLE = "sample data"
 
 
 def quality(

@@ -15,9 +15,10 @@ from scipy.stats import wilcoxon
 
 from common.handlers.scores import markdown_table
 
-__all__ = ["NETWORK", "Scoreboard", "across", "number_text", "significance"]
+__all__ = ["NETWORK", "SAMPLE", "Scoreboard", "across", "number_text", "significance"]
 
 NETWORK = "network"
+SAMPLE = "sample data"  # name of the data that a run without a folder has
 LEAST_CASES = 6  # below, the signed-rank test cannot reach 0.05
 
 
