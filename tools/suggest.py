@@ -14,13 +14,17 @@ import numpy as np
 import pydicom
 
 from brasyn_synthesis_lib.data import SEQUENCES, read_cases
+from common.data.datasets import is_wanted
+from common.io.bids import anatomical, is_dataset
 from common.io.find import files_matching
 from common.io.pictures import SUFFIXES
+from common.io.savers import stem_of
 from common.io.series import is_dicom
 from tools.package import bundle_folder
 
 __all__ = ["suggestions"]
 
+RESULTS = "--output_dir results"
 ISOTROPIC = 1.05  # the coarsest edge of a voxel by its finest
 
 
@@ -74,14 +78,14 @@ def _grid(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
     return image.shape, np.asarray(image.header.get_zooms()[:3], float)
 
 
-def _volumes(place: str | Path, spacing: np.ndarray) -> list[str]:
+def _volumes(place: str | Path, spacing: np.ndarray, keys: str = "", results: str = RESULTS) -> list[str]:
     thick = spacing.max() > spacing.min() * ISOTROPIC
     scale = "" if thick else '--scale "[2,2,2]"'
     told = f"to isotropic voxels of {spacing.min():.3g} mm" if thick else "to voxels of half the size"
     return [
-        *_do(told, "mri_sr3d", place, scale),
-        *_do("remove noise", "rslm_denoise", place),
-        *_do("slices four times as fine around a lesion", "lesion_msgan", place),
+        *_do(told, "mri_sr3d", place, f"{keys} {scale}".strip(), results),
+        *_do("remove noise", "rslm_denoise", place, keys, results),
+        *_do("slices four times as fine around a lesion", "lesion_msgan", place, keys, results),
     ]
 
 
@@ -101,7 +105,7 @@ def _dicom(path: Path, place: Path) -> list[str]:
 def _folder(path: Path) -> list[str]:
     if (path / "low").is_dir() and (path / "high").is_dir():
         told = "train a despeckling network on the two probes"
-        return [f"{path.name}: frames of two probes", *_do(told, "us_despeckle", path, job="train", out=False)]
+        return [f"{path.name}: frames of two probes", *_do(told, "us_despeckle", path, job="train")]
     files = files_matching(path, ["**/*"])
     volumes = [file for file in files if file.lower().endswith((".nii", ".nii.gz"))]
     pictures = [file for file in files if file.lower().endswith(tuple(SUFFIXES))]
@@ -117,8 +121,12 @@ def _folder(path: Path) -> list[str]:
 
 
 def _scans(path: Path, volumes: Sequence[str]) -> list[str]:
-    bids = (path / "dataset_description.json").is_file()
-    kind = "a BIDS dataset" if bids else "a folder"
+    keys, kind, bids = "", "a folder", is_dataset(path)
+    if bids:
+        kind, volumes = "a BIDS dataset", anatomical(volumes, str(path)) or volumes
+        suffixes = [stem_of(file).split("_")[-1] for file in volumes if is_wanted(file, None)]
+        keys = f"--sequence {max(sorted(set(suffixes)), key=suffixes.count)}" if suffixes else ""
+    results = f"--bids true --output_dir {shlex.quote(str(path))}" if bids else RESULTS
     lines = [f"{path.name}: {kind} of {len(volumes)} NIfTI file{'s' * (len(volumes) > 1)}"]
     cases = read_cases(volumes)[0]
     whole = [case for case, found in cases.items() if set(SEQUENCES) <= set(found)]
@@ -127,20 +135,19 @@ def _scans(path: Path, volumes: Sequence[str]) -> list[str]:
     }
     if whole:
         told = f"{len(whole)} case(s) have all four sequences: train the synthesis of one (here t1c)"
-        lines += _do(told, "brasyn_synthesis", path, "--target t1c", job="train", out=False)
+        lines += _do(told, "brasyn_synthesis", path, "--target t1c", job="train")
     for target in sorted(missing):
-        lines += _do(f"cases lack {target}: make it", "brasyn_synthesis", path, f"--target {target}")
-    masks = ("seg", "mask")
-    scan = next((file for file in volumes if not Path(file).name.lower().split(".")[0].endswith(masks)), volumes[0])
-    lines += _volumes(path, _grid(scan)[1])
-    lines += _do("train super-resolution on these scans", "mri_sr3d", path, job="train", out=False)
-    return lines + _do("train denoising on these scans", "rslm_denoise", path, job="train", out=False)
+        lines += _do(f"cases lack {target}: make it", "brasyn_synthesis", path, f"--target {target}", results)
+    scan = next((file for file in volumes if is_wanted(file, None)), volumes[0])
+    lines += _volumes(path, _grid(scan)[1], keys, results)
+    lines += _do("train super-resolution on these scans", "mri_sr3d", path, keys, job="train")
+    return lines + _do("train denoising on these scans", "rslm_denoise", path, keys, job="train")
 
 
 def _do(
-    told: str, bundle: str, place: str | Path, keys: str = "", job: str = "inference", out: bool = True
+    told: str, bundle: str, place: str | Path, keys: str = "", results: str = RESULTS, job: str = "inference"
 ) -> list[str]:
     config = Path(os.path.relpath(bundle_folder(bundle) / "configs" / f"{job}.json"))
     words = ["python -m monai.bundle run --config_file", shlex.quote(config.as_posix())]
-    words += ["--dataset_dir", shlex.quote(str(place)), keys, "--output_dir results" if out else ""]
+    words += ["--dataset_dir", shlex.quote(str(place)), keys, results if job == "inference" else ""]
     return [f"\n{told} ({bundle}):", "    " + " ".join(word for word in words if word)]

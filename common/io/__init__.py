@@ -4,6 +4,7 @@
 from . import (
     bids,
     claims,
+    derivatives,
     files,
     find,
     hashes,
@@ -22,6 +23,7 @@ from . import (
 __all__ = [
     "bids",
     "claims",
+    "derivatives",
     "files",
     "find",
     "hashes",

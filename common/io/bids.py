@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["anatomical", "is_dataset", "is_sequence", "name_parts", "stem_without", "subject_of"]
+__all__ = ["DESCRIPTION", "anatomical", "is_dataset", "is_sequence", "name_parts", "stem_without", "subject_of"]
 
 DESCRIPTION = "dataset_description.json"
 NAME = re.compile(r"sub-[a-z0-9+]+(_[a-z0-9]+-[a-z0-9+]+)*_[a-z0-9]+", re.IGNORECASE)

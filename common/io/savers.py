@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from monai.transforms import SaveImaged
 
 from common.errors import shown
 from common.io import provenance
+from common.io.derivatives import Derivatives
 from common.io.hashes import INPUT, files_of, fingerprint
 from common.io.inputs import InputError
 
-__all__ = ["ExpectedResults", "SaveRestoredd", "check_finite", "result_path", "stem_of"]
+__all__ = ["FILES", "ExpectedResults", "SaveRestoredd", "check_finite", "checked_place", "result_path", "stem_of"]
 
 
+FILES = "files"  # key of what a case was made of, where it is not its image alone
 LONGEST = 255  # bytes of a file's name, on nearly all file systems
 
 
@@ -52,7 +55,17 @@ def result_path(source: str, output_dir: str, postfix: str, root: str | None = N
     base = Path(root).expanduser().resolve() if root else parent
     base = base if base.is_dir() else base.parent
     inner = parent.relative_to(base) if parent.is_relative_to(base) else Path()
-    target = Path(output_dir).expanduser() / inner / (name or f"{stem_of(source)}_{postfix}.nii.gz")
+    return checked_place(
+        Path(output_dir).expanduser() / inner / (name or f"{stem_of(source)}_{postfix}.nii.gz"), source
+    )
+
+
+def checked_place(target: Path, source: str) -> Path:
+    """A result's path, if it can be one.
+
+    Raises:
+        InputError: as for ``result_path``.
+    """
     if len(os.fsencode(f".{target.name}{provenance.SUFFIX}")) > LONGEST:
         raise InputError(f"its result's name would be longer than {LONGEST} bytes; rename it", source)
     if target.resolve() == Path(source).resolve():
@@ -117,6 +130,8 @@ class SaveRestoredd(SaveImaged):
         root: folder below which the inputs' sub-folders are kept.
         integers: round to int16 instead of float32; values outside its range are an error.
         description: text for the NIfTI field ``descrip``, at most 79 characters.
+        label: what BIDS calls the results, such as "denoised".
+        bids: write them as a BIDS derivative dataset, see ``common.io.derivatives``.
 
     Raises:
         InputError: NaN or infinite values; int16 wanted for values outside its range; the result would overwrite a file
@@ -133,10 +148,13 @@ class SaveRestoredd(SaveImaged):
         root: str | None = None,
         integers: bool = False,
         description: str = "restored image, not for diagnosis",
+        label: str = "restored",
+        bids: bool = False,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, resample=False, separate_folder=False, print_log=False)
+        self.derivatives = Derivatives(output_dir, label) if bids else None
         self.postfixes = [output_postfix] * len(self.keys) if isinstance(output_postfix, str) else list(output_postfix)
-        self.output_dir = output_dir
+        self.output_dir = str(self.derivatives.root) if self.derivatives else output_dir
         self.facts = facts
         self.root = root
         self.integers = integers
@@ -151,17 +169,30 @@ class SaveRestoredd(SaveImaged):
         for key, postfix in zip(self.keys, self.postfixes, strict=True):
             image = out[key]
             source = str(image.meta["filename_or_obj"])
-            name = self.name_of(image, source, postfix)
-            target = result_path(source, self.output_dir, postfix, self.root, name)
+            target = self.place_of(image, source, postfix)
             self._check_free(target, source)
             facts = {**self.facts_of(image), INPUT: out.get(INPUT) or fingerprint([source])}
             with provenance.publish(target, facts, source) as partial:
                 self.write(partial, image, source)
                 self.write_beside(target, image, source, out, facts)  # before the result, which tells that all is done
+                if self.derivatives:
+                    kind = self.kind_of(postfix)
+                    text = f"{kind}, {self.description}" if kind else self.description
+                    self.derivatives.describe(target, out.get(FILES) or [source], facts, text)
             self.sources[target] = source
             out["saved"] = [*out.get("saved", ()), os.path.relpath(target, Path(self.output_dir).expanduser())]
             print(f"saved {shown(str(target))}", flush=True)
         return out
+
+    def place_of(self, image: Any, source: str, postfix: str) -> Path:
+        """Where a result goes; of a case that is not loaded yet there is no image."""
+        if self.derivatives:
+            return checked_place(self.derivatives.place(source, self.kind_of(postfix)), source)
+        return result_path(source, self.output_dir, postfix, self.root, self.name_of(image, source, postfix))
+
+    def kind_of(self, postfix: str) -> str:
+        """What a result beside the image itself is, by the end of its postfix: "std"; "" of the image."""
+        return "" if postfix == self.postfixes[0] else re.split(r"[-_]", postfix)[-1]
 
     def name_of(self, image: Any, source: str, postfix: str) -> str:
         """The result's file name, for bundles with names of their own."""
@@ -188,8 +219,7 @@ class SaveRestoredd(SaveImaged):
             entry: as the configuration's ``cases`` lists it.
         """
         source = str(entry["image"])
-        names = [(postfix, self.name_of(None, source, postfix)) for postfix in self.postfixes]
-        files = [result_path(source, self.output_dir, postfix, self.root, name) for postfix, name in names]
+        files = [self.place_of(None, source, postfix) for postfix in self.postfixes]
         return ExpectedResults(source, files_of(entry), files, self.facts)
 
     def _check_free(self, target: Path, source: str) -> None:

@@ -89,3 +89,18 @@ def test_what_no_bundle_reads_is_one_line(tmp_path, command):
     (tmp_path / "bad.nii").unlink()
     with pytest.raises(ValueError, match="no NIfTI, DICOM or picture file in it"):
         suggestions(str(tmp_path))
+
+
+def test_of_a_bids_dataset_one_sequence_and_results_as_derivatives(tmp_path, capsys):
+    for name in (
+        "sub-01/anat/sub-01_T2w",
+        "sub-02/anat/sub-02_T2w",
+        "sub-02/anat/sub-02_FLAIR",
+        "sub-02/func/sub-02_x",
+    ):
+        volume(tmp_path / f"{name}.nii.gz")
+    (tmp_path / "dataset_description.json").write_text("{}", encoding="utf-8")
+    commands = told(tmp_path)
+    assert "--sequence T2w" in commands["mri_sr3d", "train"] and "--bids" not in commands["mri_sr3d", "train"]
+    assert f"--sequence T2w --bids true --output_dir {tmp_path}" in commands["rslm_denoise", "inference"]
+    assert "a BIDS dataset of 3 NIfTI files" in suggestions(str(tmp_path))[0]

@@ -38,6 +38,7 @@ SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 DEFAULT_TARGET = "t1c"
 OLD_NAMES = {"t1ce": "t1c", "t1gd": "t1c", "flair": "t2f", "t1": "t1n", "t2": "t2w"}  # BraTS before 2023
 NAME = re.compile(r"^(?:(?P<case>.*)[-_.])?(?P<kind>t1n|t1ce|t1gd|t1c|t1|t2w|t2f|t2|flair|seg)$", re.IGNORECASE)
+BIDS_SEQUENCES = {"t1n": "T1w", "t1c": "ce-gadolinium_T1w", "t2w": "T2w", "t2f": "FLAIR"}
 BIDS_NAMES = {"t1w": "t1n", "t2w": "t2w", "flair": "t2f"}
 LESION = re.compile(r"(label|desc)-\w*?(lesion|tumou?r)", re.IGNORECASE)  # in the name of a mask, unlike a brain's
 LAYOUT = "CASE/CASE-t1n.nii.gz, -t1c, -t2w, -t2f (or t1, t1ce, t2, flair) and -seg, one folder per case"

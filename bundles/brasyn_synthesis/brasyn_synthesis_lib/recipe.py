@@ -80,5 +80,6 @@ RECIPE = Recipe(
     flag("challenge", "evaluation: scores by the convention of the challenge's script, on the files' whole grid"),
     pick("views", "slice directions that are averaged: 9, or 1 for axial slices", (1, 9)),
     flag("save_std", "inference: save the standard deviation over the views, too"),
+    flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),
     rule=_perceptual,
 )

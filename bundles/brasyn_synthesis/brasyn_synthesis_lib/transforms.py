@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ from common.io.hashes import files_of
 from common.io.inputs import CheckVoxelsd, InputError
 from common.io.provenance import describe
 from common.io.readers import LoadScan
-from common.io.savers import ExpectedResults, SaveRestoredd, result_path, stem_of
+from common.io.savers import FILES, ExpectedResults, SaveRestoredd, checked_place, result_path, stem_of
 from common.transforms.intensity import foreground_mask, standardise
 from common.utils.console import say
 from common.utils.images import like_image
 from common.utils.values import optional
 
-from .data import DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
+from .data import BIDS_SEQUENCES, DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
 from .standardisation import Standardisation
 
 __all__ = [
@@ -215,6 +216,7 @@ class LoadSequencesd(MapTransform):
         for key in self.key_iterator(out):
             entry = out[key] if isinstance(out[key], Mapping) else self._entry(out)
             files, target = entry["files"], entry["target"]
+            out[FILES] = list(files.values())
             if "stack" in files:
                 first = self.load(files["stack"])
                 channels = list(first.split(1))
@@ -339,25 +341,22 @@ class SaveSynthesisd(SaveRestoredd):
         args, kwargs: as for ``SaveRestoredd``; ``output_postfix`` is what follows the target.
     """
 
-    def name_of(self, image: MetaTensor, source: str, postfix: str) -> str:
-        """The result's file name."""
-        return self._name(source, meta_text(image.meta, TARGET), postfix)
+    def place_of(self, image: MetaTensor, source: str, postfix: str) -> Path:
+        """Where a result goes."""
+        return self._place(source, meta_text(image.meta, TARGET), postfix)
 
-    @staticmethod
-    def _name(source: str, target: str, postfix: str) -> str:
-        name = (
-            stem_of(source)
-            if source.lower().endswith((".nii", ".nii.gz"))
-            else source.replace("\\", "/").split("/")[-1]
-        )
-        return f"{name}-{target}{postfix}.nii.gz"
+    def _place(self, source: str, target: str, postfix: str) -> Path:
+        if self.derivatives:
+            return checked_place(self.derivatives.place(source, self.kind_of(postfix), BIDS_SEQUENCES[target]), source)
+        file = source.lower().endswith((".nii", ".nii.gz"))
+        case = stem_of(source) if file else source.replace("\\", "/").split("/")[-1]
+        return result_path(source, self.output_dir, "", self.root, f"{case}-{target}{postfix}.nii.gz")
 
     def expect(self, entry: Mapping[Hashable, Any]) -> ExpectedResults:
         """What will be written for an entry of ``data.inference_cases``."""
         case = entry["image"]
         source, target = str(case["name"]), case["target"]
-        names = [self._name(source, target, postfix) for postfix in self.postfixes]
-        files = [result_path(source, self.output_dir, "", self.root, name) for name in names]
+        files = [self._place(source, target, postfix) for postfix in self.postfixes]
         return ExpectedResults(source, files_of(entry), files, self.facts[target])
 
     def facts_of(self, image: MetaTensor) -> Mapping[str, Any]:

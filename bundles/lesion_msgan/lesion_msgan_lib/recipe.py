@@ -111,6 +111,7 @@ RECIPE = Recipe(
     number("made_lesions", "detector: share of the slices that get a made lesion", 0, 1),
     whole("val_step", "detector: every which slice is validated; null: the budget's", 1, empty=True),
     pick("keep", "which weights `best.pt` holds: the `best` by the score, or the `last`", ("best", "last")),
+    flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),
     flag("integers", "inference: round NIfTI results to int16"),
     pick("factor", "inference: 4, or 2 for the generator's image on the x2 grid", (4, 2)),
     flag("save_std", "inference: average over the slice's flips and quarter turns, and save their standard deviation"),

@@ -62,6 +62,7 @@ RECIPE = Recipe(
     triple("spacing", "inference: target in mm; null: isotropic at the finest spacing"),
     triple("scale", "inference: factors instead of `spacing`"),
     triple("slice_thickness", "inference: thickness in mm where it is not the spacing"),
+    flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),
     flag("integers", "inference: round the result to int16"),
     flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),
     flag("save_std", "inference: average over the flips, and save their standard deviation, too"),

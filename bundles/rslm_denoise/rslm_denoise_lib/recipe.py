@@ -84,6 +84,7 @@ RECIPE = Recipe(
     Key("compared", "evaluation: other methods, of `gaussian`, `nlm` (scikit-image), `bm4d` (bm4d)", _compared),
     flag("save_residual", "inference: save what was taken away, too"),
     flag("estimate_noise", "inference: estimate the noise level and print it"),
+    flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),
     flag("integers", "inference: round the result to int16"),
     flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),
     flag("save_std", "inference: average over the flips, and save their standard deviation, too"),
