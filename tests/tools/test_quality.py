@@ -76,9 +76,12 @@ def test_every_bundle_is_scored_beside_its_rivals(name, command, brains, probes,
         assert [(row["case"], row["setting"]) for row in by_method[key]] == cases
         assert all(np.isfinite(float(row[headline])) for row in by_method[key])
     assert all(float(row["seconds"]) > 0 for row in by_method[NETWORK])
+    if name == "us_despeckle":
+        assert all(float(row["kl_tissue"]) > 0 and row["ssnr"] for row in rows)
     assert facts["methods"][NETWORK]["work"] > 100
-    text = stem.with_suffix(".md").read_text("utf-8")
-    assert text in capsys.readouterr().out
+    text, out = stem.with_suffix(".md").read_text("utf-8"), capsys.readouterr().out
+    assert text in out
+    assert out.count(": patches of tissue [[") == (len(cases) if name == "us_despeckle" else 0)
     for key in set(CHEAP[name]) - set(here):
         assert f"- {facts['methods'][key]['name']}: left out, " in text
     # the same command again has nothing to do

@@ -17,15 +17,26 @@ from .rival import Evaluation, Rival
 
 __all__ = ["CAPTION", "LOWER", "SCORES", "WHOLE", "filters", "rivals", "subject"]
 
-SCORES = ("kl_reference", "kl_input", "ssnr", "cnr", "ssim_input", "width_lateral", "ssim_clean")
+SCORES = (
+    *("kl_reference", "kl_input", "kl_tissue", "kl_tissue_input"),
+    *("ssnr", "cnr", "ssim_input", "width_lateral", "ssim_clean"),
+)
 CAPTION = (
-    "whole frames; KL of each frame by itself, which blur alone can bring down: read it with ssim_input; widths in"
-    " pixels; multiplications per pixel"
+    "whole frames; KL of each frame by itself, which blur alone can bring down: read it with ssim_input; kl_tissue,"
+    " kl_tissue_input, ssnr, cnr and width_lateral in patches of tissue (the paper's section III B), which the run"
+    " prints: the three most homogeneous ones of each frame unless `roi` names others; widths in pixels;"
+    " multiplications per pixel"
 )
 LOWER = True
 WHOLE = {"validate::dataset::crop": None}
-ABSENT = {"sbf": "SBF", "rtad": "RTAD", "admss": "ADMSS", "eagf": "EAGF", "epprsrad": "EPPRSRAD"}  # of table I
-WHY = "in the paper's table I; no maintained package has it, and its paper was not at hand to write it from"
+NOT_FOUND = "no public code of it was found, and its paper was not at hand to write it from"
+ABSENT = {  # of the paper's table I
+    "sbf": ("SBF", f"the squeeze box filter (Tay et al. 2010): {NOT_FOUND}"),
+    "rtad": ("RTAD", f"Rayleigh-trimmed anisotropic diffusion (Deng et al. 2011): {NOT_FOUND}"),
+    "admss": ("ADMSS", "diffusion with memory (Ramos-Llorden et al. 2015): its code is MATLAB; no Python package"),
+    "eagf": ("EAGF", f"the edge aware geometric filter (Mishra et al. 2017): {NOT_FOUND}"),
+    "epprsrad": ("EPPRSRAD", f"diffusion by edge probability and pixel relativity (Mishra et al. 2017): {NOT_FOUND}"),
+}
 
 Filter = Callable[[np.ndarray], np.ndarray]
 
@@ -83,7 +94,7 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
             methods.append(Rival(key, name, reason=f"not installed (pip install {package})"))
         else:
             methods.append(Rival(key, name, _on_frame(job), note=notes.get(key, "")))
-    return methods + [Rival(key, name, reason=WHY) for key, name in ABSENT.items()]
+    return methods + [Rival(key, name, reason=why) for key, (name, why) in ABSENT.items()]
 
 
 def _on_frame(job: Filter) -> Callable[[Mapping[str, Any]], torch.Tensor]:

@@ -19,7 +19,7 @@ from common.io.savers import stem_of
 from common.utils.console import say
 
 from .frames import find_frames, read_frames
-from .rois import find_rois, given_rois
+from .rois import CONTRAST, boxes_of, find_rois, given_rois
 
 __all__ = [
     "HeldOutFrames",
@@ -142,6 +142,7 @@ class HeldOutFrames(CacheDataset):
         crop: edge of the middle part of the region to take, None for all of it.
         roi, contrast_roi, roi_mask: see ``given_rois``; without them ``find_rois`` looks.
         progress: show MONAI's bar while frames are loaded.
+        say_rois: print each frame's regions of interest once, as boxes that ``roi`` and ``contrast_roi`` take.
 
     Raises:
         InputError: a region of interest outside a picture.
@@ -156,9 +157,10 @@ class HeldOutFrames(CacheDataset):
         contrast_roi: Any = None,
         roi_mask: Any = None,
         progress: bool = False,
+        say_rois: bool = False,
     ) -> None:
         super().__init__(data=data, transform=transform, num_workers=0, progress=progress)
-        self.crop = crop
+        self.crop, self.say_rois = crop, say_rois
         self.rois = (roi, contrast_roi, roi_mask)
         self._items: dict[int, dict[str, Any]] = {}
 
@@ -183,6 +185,11 @@ class HeldOutFrames(CacheDataset):
             clean = read_frames(_clean_path(path)).grey()[0] * region
         window = _middle(region, self.crop)
         rois = (find_rois(frame.numpy()[window], region[window]) if given is None else given[window]).astype(np.float32)
+        if self.say_rois:
+            boxes = boxes_of(rois, (window[0].start, window[1].start))
+            contrast = boxes.pop(CONTRAST, None)
+            how = "given" if given is not None else "found, the most homogeneous ones"
+            say(f"{Path(path).name}: patches of tissue {list(boxes.values())} ({how}), contrasted with {contrast}")
         channels = [frame[window], *(torch.from_numpy(x[window].astype(np.float32)) for x in (region, clean))]
         label = torch.stack([channels[0], channels[1], torch.from_numpy(rois), channels[2]])
         return {"image": channels[0][None].clone(), "label": label, "case": stem_of(path), "setting": "low"}

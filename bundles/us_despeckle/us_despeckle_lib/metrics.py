@@ -20,7 +20,7 @@ from monai.metrics.utils import do_metric_reduction
 from common.metrics import ssim_map
 from common.utils.images import as_tensor
 
-from .rois import CONTRAST
+from .rois import CONTRAST, boxes_of
 
 __all__ = [
     "BINS",
@@ -94,11 +94,8 @@ def speckle_width(patch: np.ndarray, axis: int) -> float:
 
 def patches_of(levels: np.ndarray, rois: np.ndarray) -> list[np.ndarray]:
     """The boxes ``(h, w)`` of a label map's patches of tissue, see ``rois``, out of grey levels ``(H, W)``."""
-    boxes = []
-    for number in np.unique(rois[rois > 0]):
-        rows, columns = np.nonzero(rois == number)
-        boxes.append(levels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
-    return boxes
+    boxes = [box for number, box in boxes_of(rois).items() if number != CONTRAST]
+    return [levels[top:bottom, left:right] for left, top, right, bottom in boxes]
 
 
 class HistogramKL(CumulativeIterationMetric):

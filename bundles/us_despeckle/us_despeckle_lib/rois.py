@@ -15,7 +15,7 @@ from common.utils.values import value
 from .frames import read_frames
 from .region import box_mask, parse_box
 
-__all__ = ["CONTRAST", "find_rois", "given_rois"]
+__all__ = ["CONTRAST", "boxes_of", "find_rois", "given_rois"]
 
 CONTRAST = -1  # label of the region that tissue is contrasted with; regions of tissue are 1, 2, ...
 COUNT = 3  # patches of tissue that are looked for
@@ -100,6 +100,20 @@ def find_rois(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     if free.any():
         labels[_window(_lowest(np.where(free, _patches(image, small), np.inf)), small)] = CONTRAST
     return labels
+
+
+def boxes_of(labels: np.ndarray, corner: tuple[int, int] = (0, 0)) -> dict[int, list[int]]:
+    """Boxes ``[left, top, right, bottom]`` of a label map's regions, by their numbers.
+
+    Args:
+        labels: int ``(H, W)``, see ``find_rois``.
+        corner: row and column of the picture where the map begins.
+    """
+    boxes = {}
+    for number in np.unique(labels[labels != 0]):
+        rows, columns = (np.flatnonzero((labels == number).any(axis=1 - axis)) + corner[axis] for axis in (0, 1))
+        boxes[int(number)] = [int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
+    return boxes
 
 
 def _patches(image: np.ndarray, edge: int) -> np.ndarray:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,16 @@ def test_held_out_frames_have_rois_and_the_clean_picture(frames, probes):
     np.testing.assert_allclose(item["label"][3], clean, atol=1e-6)
     named = HeldOutFrames(frames["validate"].data, LoadFramesd("image"), roi="[20,20,40,40]")
     assert (named[0]["label"][2] == 1).sum() == 400
+
+
+def test_regions_of_interest_are_said_as_boxes_that_find_them_again(frames, capsys):
+    data, load = frames["validate"].data[:1], LoadFramesd("image")
+    found = HeldOutFrames(data, load, crop=64, say_rois=True)[0]
+    said = capsys.readouterr().out
+    boxes, contrast = re.search(r"tissue (\[\[.*\]\]) \(found, .*\), contrasted with (\[.*\])", said).groups()
+    given = HeldOutFrames(data, load, crop=64, roi=boxes, contrast_roi=contrast, say_rois=True)[0]
+    assert torch.equal(found["label"][2], given["label"][2])
+    assert f"{boxes} (given), contrasted with {contrast}" in capsys.readouterr().out
 
 
 def test_reference_is_kept_and_found_again(frames, probes, tmp_path):
