@@ -14,6 +14,8 @@ from monai.metrics import CumulativeIterationMetric
 from common.metrics import LesionDrift, ssim_map
 from common.utils.images import as_tensor
 
+from .segmentation import Segmenter, downstream_metrics
+
 __all__ = ["REGIONS", "SynthesisScore", "roughness", "scores_of", "synthesis_metrics"]
 
 REGIONS = ("healthy", "tumour")
@@ -124,7 +126,12 @@ class SynthesisScore(CumulativeIterationMetric):
 
 
 def synthesis_metrics(
-    but: str | None = None, others: Sequence[str] = ("regression",), rough: bool = False, challenge: bool = False
+    but: str | None = None,
+    others: Sequence[str] = ("regression",),
+    rough: bool = False,
+    challenge: bool = False,
+    segmenter: Segmenter | None = None,
+    target: str = "",
 ) -> dict:
     """All scores of the prediction and of the simple methods, for an evaluator.
 
@@ -134,18 +141,23 @@ def synthesis_metrics(
         rough: also the roughness between slices, and the drift of the tumour's volume, see
             ``common.metrics.lesion_drift``; of whole volumes.
         challenge: see ``scores_of``.
+        segmenter: also the Dice of what it finds, see ``segmentation.downstream_metrics``; None for none.
+        target: the sequence that is made, for the segmenter.
     """
     names = [("ssim", "healthy"), ("ssim", "tumour"), ("psnr", "healthy"), ("psnr", "tumour")]
     metrics = {}
-    for key in ("pred", "baseline", *others):
+    prefixes = {key: "" if key == "pred" else f"{key}_" for key in ("pred", "baseline", *others)}
+    for key, prefix in prefixes.items():
         for kind, region in [*names, *([("roughness", "healthy")] if rough else [])]:
-            name = ("" if key == "pred" else f"{key}_") + (kind if kind == "roughness" else f"{kind}_{region}")
+            name = prefix + (kind if kind == "roughness" else f"{kind}_{region}")
             if name != but:
                 metrics[name] = IgniteMetricHandler(
                     metric_fn=SynthesisScore(kind, region, challenge), output_transform=from_engine([key, "label"])
                 )
         if rough:
-            metrics[("" if key == "pred" else f"{key}_") + "drift_lesion"] = IgniteMetricHandler(
+            metrics[prefix + "drift_lesion"] = IgniteMetricHandler(
                 metric_fn=LesionDrift(), output_transform=from_engine([key, "label"])
             )
+    if segmenter is not None:
+        metrics |= downstream_metrics(segmenter, target, {prefix: key for key, prefix in prefixes.items()})
     return metrics

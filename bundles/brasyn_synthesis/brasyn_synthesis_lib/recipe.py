@@ -78,6 +78,11 @@ RECIPE = Recipe(
     pick("keep", "`best` weights by SSIM in healthy brain, or the `last`", ("best", "last")),
     whole("slices", "evaluation: middle axial slices only", 1, empty=True),
     flag("challenge", "evaluation: scores by the convention of the challenge's script, on the files' whole grid"),
+    path(
+        "segmenter",
+        "evaluation: weights of `train_segmenter.json` or a MONAI bundle's folder; its Dice with the real and with the "
+        "made sequence; null: none",
+    ),
     pick("views", "slice directions that are averaged: 9, or 1 for axial slices", (1, 9)),
     flag("save_std", "inference: save the standard deviation over the views, too"),
     flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),

@@ -26,7 +26,7 @@ from common.io.readers import LoadScan
 from common.io.savers import FILES, ExpectedResults, SaveRestoredd, checked_place, result_path, stem_of
 from common.transforms.intensity import foreground_mask, standardise
 from common.utils.console import say
-from common.utils.images import like_image
+from common.utils.images import as_tensor, like_image
 from common.utils.values import optional
 
 from .data import BIDS_SEQUENCES, DEFAULT_TARGET, SAME_GRID, SEQUENCES, inference_cases, inputs_of, weights_of
@@ -39,6 +39,7 @@ __all__ = [
     "RestoreStandardd",
     "SaveSynthesisd",
     "StandardiseInputsd",
+    "brats_labels",
     "facts_by_target",
     "measured",
     "meta_text",
@@ -131,13 +132,26 @@ class CompactCased(Transform):
             ranges.append([low, high])
         out["ranges"] = torch.tensor(ranges, dtype=torch.float64)
         if "seg" in images:
-            seg = images["seg"][box].round()
-            unknown = sorted(set(torch.unique(images["seg"].round()).tolist()) - set(LABELS))
-            if unknown:
-                path = getattr(data["seg"], "meta", {}).get("filename_or_obj", case)
-                raise InputError(f"segmentation with unknown labels {unknown[:5]}; BraTS has {list(LABELS)}", path)
-            out["seg"] = seg.to(torch.uint8)
+            out["seg"] = brats_labels(data["seg"], case)[0][box]
         return out
+
+
+def brats_labels(seg: torch.Tensor, case: str = "") -> torch.Tensor:
+    """A segmentation as labels of uint8.
+
+    Args:
+        seg: as it was loaded, ``(1, H, W, D)``.
+        case: for messages, where the segmentation does not tell its file.
+
+    Raises:
+        InputError: labels that BraTS does not have.
+    """
+    labels = as_tensor(seg).round()
+    unknown = sorted(set(torch.unique(labels).tolist()) - set(LABELS))
+    if unknown:
+        path = getattr(seg, "meta", {}).get("filename_or_obj", case)
+        raise InputError(f"segmentation with unknown labels {unknown[:5]}; BraTS has {list(LABELS)}", path)
+    return labels.to(torch.uint8)
 
 
 class PackCased(Transform):
@@ -146,10 +160,11 @@ class PackCased(Transform):
     Args:
         standardisation: of the weights, which names the target.
         whole: give the grid of the case's files; else the box of the brain and 6 voxels around it.
+        labels: give "seg", too, the segmentation's labels ``(1, H, W, D)``; 0 where there is none.
     """
 
-    def __init__(self, standardisation: Standardisation, whole: bool = False) -> None:
-        self.standardisation, self.whole = standardisation, whole
+    def __init__(self, standardisation: Standardisation, whole: bool = False, labels: bool = False) -> None:
+        self.standardisation, self.whole, self.labels = standardisation, whole, labels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Gives "image" and "label" ``(3, H, W, D)`` in half precision, "case", and "scale" of the inputs.
@@ -168,11 +183,12 @@ class PackCased(Transform):
             [images[name] for name in names], names, self.standardisation, [masks[name] for name in names]
         )
         truth = standardise(images[target][0], self.standardisation.landmarks[target], masks[target]).clamp_min(0)
-        tumour = (data["seg"] > 0).float() if "seg" in data else torch.zeros_like(truth)
-        label = torch.stack([truth / self.standardisation.scale, tumour, (brain | masks[target]).float()])
-        item = TakePartd(["image", "label"])({"image": image, "label": label, "part": data["part"]})
+        seg = data["seg"].float() if "seg" in data else torch.zeros_like(truth)
+        label = torch.stack([truth / self.standardisation.scale, (seg > 0).float(), (brain | masks[target]).float()])
+        keys = ("image", "label", "seg") if self.labels else ("image", "label")
+        item = TakePartd(keys)({"image": image, "label": label, "seg": seg[None], "part": data["part"]})
         around = data["around"] if self.whole and data["part"] == "whole" else [MARGIN] * 6
-        packed: dict[Hashable, Any] = {key: F.pad(item[key], around).half() for key in ("image", "label")}
+        packed: dict[Hashable, Any] = {key: F.pad(item[key], around).half() for key in keys}
         return {**packed, "case": data["case"], "scale": scale}
 
 

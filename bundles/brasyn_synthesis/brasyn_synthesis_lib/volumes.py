@@ -120,7 +120,7 @@ class TrainingCases(Dataset):
 
 
 class HeldOutCases(Dataset):
-    """Held-out cases: "image", "label" (truth, tumour, brain), "baseline", "regression", "case" and "setting".
+    """Held-out cases: "image", "label" (truth, tumour, brain), "seg", "baseline", "regression", "case" and "setting".
 
     "baseline" is the input sequence, in standardised units, whose SSIM in healthy brain is best; "regression" the
     linear combination of the three inputs that fits the case best. Both are chosen knowing the truth.
@@ -160,10 +160,10 @@ class HeldOutCases(Dataset):
         standardisation = Standardisation.of(self.network)
         if standardisation.target != self.target:
             raise InputError(f"the weights make {standardisation.target}, not {self.target}")
-        item = PackCased(standardisation, self.whole)(_with_part(self.decoded[index], self.data[index]))
-        image, label = item["image"].float(), item["label"].float()
+        item = PackCased(standardisation, self.whole, labels=True)(_with_part(self.decoded[index], self.data[index]))
+        image, label, seg = (item[key].float() for key in ("image", "label", "seg"))
         window = middle_window(label[2] > 0.5, None if self.slices is None else [*image.shape[1:3], self.slices])
-        image, label = (x[(slice(None), *window)] for x in (image, label))
+        image, label, seg = (x[(slice(None), *window)] for x in (image, label, seg))
         single = image * (item["scale"] / standardisation.scale)
         known = (index, standardisation.digest)
         if known not in self._best:
@@ -172,6 +172,7 @@ class HeldOutCases(Dataset):
         return {
             "image": image,
             "label": label,
+            "seg": seg,
             "baseline": single[self._best[known]][None],
             "regression": linear_regression(image, label),
             "case": item["case"],
