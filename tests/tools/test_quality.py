@@ -7,6 +7,7 @@ import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -212,3 +213,23 @@ def test_scores_of_a_part_say_so(command, brains, tmp_path):
     facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
     assert "the middle 16 x 16 x 8 of the foreground" in facts["caption"]
     assert "whole volumes" not in facts["caption"]
+
+
+def test_what_a_container_made_elsewhere_is_scored_on_the_same_cases(command, brains, tmp_path):
+    case = next(brains.iterdir()).name
+    made = tmp_path / "made"
+    made.mkdir()
+    truth = nib.load(brains / case / f"{case}-t1c.nii.gz")
+    # in other units and with other axes: the truth, or the truth in a mirror
+    for name, voxels in (("same", truth.get_fdata()), ("mirrored", truth.get_fdata()[::-1])):
+        image = nib.Nifti1Image((3.5 * voxels).astype(np.float32), truth.affine)
+        nib.save(image.as_reoriented([[1, -1], [0, 1], [2, 1]]), made / f"{case}-t1c.nii.gz")
+        words = "--keys", KEYS["brasyn_synthesis"], "--rivals", '["brats"]', "--out", tmp_path / name
+        command("quality", "brasyn_synthesis", "--dataset_dir", brains, *words, "--rival_weights", {"brats": str(made)})
+    same, mirrored = (
+        next(row for row in lines(tmp_path / name) if row["method"] == "brats") for name in ("same", "mirrored")
+    )
+    assert float(same["ssim_healthy"]) > 0.999 and float(same["psnr_tumour"]) > 60
+    assert float(mirrored["ssim_healthy"]) < 0.9
+    text = (tmp_path / "same.md").read_text("utf-8")
+    assert "| BraTS 2023 winner's container (brats) |" in text and "left out" not in text

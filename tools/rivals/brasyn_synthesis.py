@@ -4,8 +4,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from monai.transforms import Orientation
+
+from brasyn_synthesis_lib.standardisation import Standardisation
+from brasyn_synthesis_lib.transforms import MARGIN
+from common.images import as_tensor
+from common.readers import LoadScan
+from common.transforms.intensity import foreground_mask, standardise
 
 from .rival import Evaluation, Rival
 
@@ -15,7 +26,8 @@ SCORES = ("ssim_healthy", "ssim_tumour", "psnr_healthy", "psnr_tumour")
 LOWER = False
 WHOLE = {"validate::dataset::slices": None}
 CAPTION = "whole volumes, nine views; PSNR in dB; multiplications per voxel"
-CONTAINER = "brats.MissingMRI(algorithm=brats.constants.MissingMRIAlgorithms.BraTS23_1).infer_single(...)"
+CONTAINER = "MissingMRI(algorithm=MissingMRIAlgorithms.BraTS23_1).infer_batch(CASES, RESULTS)"  # see the bundle's card
+RAS = Orientation(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
 
 
 def subject(case: str) -> str:
@@ -24,8 +36,25 @@ def subject(case: str) -> str:
 
 
 def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
-    """The methods, those that are absent with their reasons; ``given`` is not used."""
-    there = "its image is not fetched here" if shutil.which("docker") else "needs Docker, which is not here"
+    """The methods, those that are absent with their reasons.
+
+    Args:
+        evaluation: of the bundle.
+        given: ``brats``: folder of what the winner's container has made, ``CASE-TARGET.nii.gz`` on the case's grid.
+    """
+    name = "BraTS 2023 winner's container (brats)"
+    if given.get("brats"):
+        made = Rival(
+            "brats",
+            name,
+            made_elsewhere(evaluation.dataset, Path(str(given["brats"])).expanduser()),
+            note="made elsewhere; its histogram standardised as the truth's",
+            timed=False,
+        )
+    else:
+        docker = "" if shutil.which("docker") else "needs Docker, which is not here: "
+        how = f"pip install brats, {CONTAINER}, then --rival_weights \"{{'brats': 'RESULTS'}}\""
+        made = Rival("brats", name, reason=docker + how)
     return [
         Rival(
             "input",
@@ -43,5 +72,26 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
             work=3,
             timed=False,
         ),
-        Rival("brats", "BraTS 2023 winner's container (brats)", reason=f"{there}: pip install brats, then {CONTAINER}"),
+        made,
     ]
+
+
+def made_elsewhere(dataset: Any, folder: Path) -> Callable[[Mapping[str, Any]], torch.Tensor]:
+    """Another program's results as a method of held-out items, in the truth's standardised scale.
+
+    Args:
+        dataset: the evaluation's, see ``brasyn_synthesis_lib.volumes.HeldOutCases``.
+        folder: holds ``CASE-TARGET.nii.gz``.
+    """
+    places = {entry["case"]: index for index, entry in enumerate(dataset.data)}
+
+    def apply(item: Mapping[str, Any]) -> torch.Tensor:
+        image = as_tensor(RAS(LoadScan()(folder / f"{item['case']}-{dataset.target}.nii.gz")))
+        pair = torch.cat([image, foreground_mask(image).to(image)])
+        around = dataset.decoded[places[item["case"]]]["around"]
+        if not dataset.whole:
+            pair = F.pad(F.pad(pair, [-edge for edge in around]), [MARGIN] * 6)
+        mask, known = (pair[1:] > 0) & (item["label"][2:] > 0.5), Standardisation.of(dataset.network)
+        return standardise(pair[:1], known.landmarks[dataset.target], mask).clamp_min(0) / known.scale
+
+    return apply

@@ -126,10 +126,9 @@ class Segmenter:
             images: ``(H, W, D)`` by sequence, 0 outside the brain. Each is brought to zero mean and unit variance in
                 the brain, so their units do not matter.
         """
-        image = torch.stack([as_tensor(images[name]).float().cpu() for name in self.inputs])
-        image = as_tensor(NORMALISE(image))[None].to(self.device)
+        image: Any = NORMALISE(torch.stack([as_tensor(images[name]).float().cpu() for name in self.inputs]))
         with torch.inference_mode():
-            return self.inferer(image, self.network)[0].sigmoid().cpu() > 0.5
+            return self.inferer(as_tensor(image)[None].to(self.device), self.network)[0].sigmoid().cpu() > 0.5
 
     def truth(self, seg: torch.Tensor) -> torch.Tensor:
         """Masks ``(R, H, W, D)`` of ``regions`` in BraTS labels ``(1, H, W, D)``."""
