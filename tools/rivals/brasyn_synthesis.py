@@ -14,9 +14,9 @@ from monai.transforms import Orientation
 
 from brasyn_synthesis_lib.standardisation import Standardisation
 from brasyn_synthesis_lib.transforms import MARGIN
-from common.images import as_tensor
-from common.readers import LoadScan
+from common.io.readers import LoadScan
 from common.transforms.intensity import foreground_mask, standardise
+from common.utils.images import as_tensor
 
 from .rival import Evaluation, Rival
 

@@ -23,14 +23,14 @@ from monai.metrics import CumulativeIterationMetric, compute_dice
 from monai.transforms import Compose, MapTransform, NormalizeIntensity
 from torch.utils.data import Dataset
 
-from common.datasets import split_entries
+from common.data.datasets import split_entries
 from common.engine import bundle_folder
-from common.headers import one_line
-from common.images import as_tensor, like_image
-from common.inputs import InputError, root_cause
-from common.settings import optional
-from common.types import Items
-from common.weights import load_into
+from common.io.headers import one_line
+from common.io.inputs import InputError, root_cause
+from common.io.weights import load_into
+from common.utils.images import as_tensor, like_image
+from common.utils.types import Items
+from common.utils.values import optional
 
 from .data import SEQUENCES, checked_target, inputs_of, training_cases
 from .transforms import brats_labels
