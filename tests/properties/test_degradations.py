@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from common.samplers import Patch, SliceProfile
 from common.transforms.degradation import degrade, low_resolution_size, profile_matrix, profile_sigma
-from rslm_denoise_lib.noise import add_noise
+from rslm_denoise_lib.noise import Noise
 
 FACTORS = st.one_of(st.integers(1, 8).map(float), st.floats(0.4, 8))
 SHAPES = st.tuples(*[st.integers(1, 28)] * 3)
@@ -79,14 +79,14 @@ def test_a_degraded_patch_is_the_degraded_volume_s(data, shape, factors, sigma, 
 def test_noise_is_a_magnitude_and_repeats_itself(shape, level, seed, dtype):
     image = volume((1, *shape), 0).to(dtype)
     before = image.clone()
-    noisy = add_noise(image, level, seed)
+    noisy = Noise()(image, level, seed)
     assert noisy.shape == image.shape and torch.isfinite(noisy).all() and noisy.min() >= 0
-    assert torch.equal(noisy, add_noise(image, level, seed)) and torch.equal(image, before)
+    assert torch.equal(noisy, Noise()(image, level, seed)) and torch.equal(image, before)
 
 
 @given(st.floats(0, 1), st.floats(0.5, 50), SEEDS)
 def test_noise_has_the_rice_distribution_s_second_moment(level, percent, seed):
-    noisy, sigma = add_noise(torch.full((1, 40, 40, 40), level), percent, seed).double(), percent / 100
+    noisy, sigma = Noise()(torch.full((1, 40, 40, 40), level), percent, seed).double(), percent / 100
     expected = level**2 + 2 * sigma**2
     spread = math.sqrt(4 * level**2 * sigma**2 + 4 * sigma**4) / math.sqrt(noisy.numel())  # of the mean of squares
     assert abs(float((noisy**2).mean()) - expected) < 6 * spread + 1e-6

@@ -31,14 +31,15 @@ def best_gaussian(noisy: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) 
     return results[errors.index(min(errors))].to(noisy)
 
 
-def non_local_means(noisy: torch.Tensor, level: float) -> torch.Tensor:
-    """3D non-local means of scikit-image, told the true noise level; the bias of Rician noise is removed.
+def non_local_means(noisy: torch.Tensor, level: float, channels: int = 1) -> torch.Tensor:
+    """3D non-local means of scikit-image, told the true noise level; the bias of the noise is removed.
 
-    The mean of a Rician variable with signal A lies near ``sqrt(A^2 + sigma^2)`` where the signal exceeds the noise.
+    The mean of a magnitude with signal A lies near ``sqrt(A^2 + (2 L - 1) sigma^2)`` where A exceeds the noise.
 
     Args:
         noisy: ``(1, H, W, D)``.
-        level: noise level in percent, see ``rslm_denoise_lib.noise.add_noise``.
+        level: noise level in percent, see ``rslm_denoise_lib.noise.Noise``.
+        channels: L, whose noise adds up in the image.
 
     Raises:
         InputError: scikit-image is not installed.
@@ -49,7 +50,7 @@ def non_local_means(noisy: torch.Tensor, level: float) -> torch.Tensor:
     smooth = restoration.denoise_nl_means(
         noisy[0].double().cpu().numpy(), patch_size=5, patch_distance=4, h=0.6 * sigma, sigma=sigma, fast_mode=True
     )
-    return torch.from_numpy((smooth**2 - sigma**2).clip(0) ** 0.5)[None].to(noisy)
+    return torch.from_numpy((smooth**2 - (2 * channels - 1) * sigma**2).clip(0) ** 0.5)[None].to(noisy)
 
 
 def block_matching(noisy: torch.Tensor, level: float) -> torch.Tensor:
@@ -59,7 +60,7 @@ def block_matching(noisy: torch.Tensor, level: float) -> torch.Tensor:
 
     Args:
         noisy: ``(1, H, W, D)``.
-        level: noise level in percent, see ``rslm_denoise_lib.noise.add_noise``.
+        level: noise level in percent, see ``rslm_denoise_lib.noise.Noise``.
 
     Raises:
         InputError: the package bm4d is not installed.

@@ -11,7 +11,7 @@ from common.utils.values import value
 
 from .data import COMPARED
 from .networks import INITS
-from .noise import parse_levels
+from .noise import KINDS, parse_levels
 
 __all__ = ["RECIPE"]
 
@@ -44,6 +44,10 @@ RECIPE = Recipe(
     name("pattern", "which files below the folder"),
     name("sequence", "only names that end so, such as `t1c`"),
     flag("allow_missing_slices", "inference: take a DICOM series of which files cannot be read, and name them"),
+    path("paired", "folder of noisy scans of the clean ones in `dataset_dir`, by name, instead of added noise"),
+    pick("noise", "what is added, `rician` or `noncentral_chi` (root of the sum of squares of `coils`)", KINDS),
+    whole("coils", "channels of `noncentral_chi`", 1),
+    number("noise_map", "how many times as strong the noise may be in places, as in parallel imaging; 1: nowhere", 1),
     _levels("training_levels", "lowest and highest noise level in training, in percent of the foreground's maximum"),
     _levels("test_levels", "noise levels that are scored"),
     pick("objective", "`paper` or `relative`; null: the budget's", (None, "paper", "relative")),

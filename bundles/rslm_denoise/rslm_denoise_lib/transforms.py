@@ -22,15 +22,29 @@ __all__ = ["AddForegroundd", "AddResiduald", "Coarsend", "EstimateNoised", "resu
 
 
 class AddForegroundd(MapTransform):
-    """Appends the foreground of ``(1, H, W, D)`` as a second channel of 0 and 1."""
+    """Appends the foreground of ``(1, H, W, D)`` as a second channel of 0 and 1, and its noisy scan as a third.
+
+    A noisy scan is there where real pairs are trained on; it is scaled as the image was.
+
+    Args:
+        keys: scaled scans, see ``ScaleIntensityRobustd``.
+        noisy_key: of the image's noisy scan on the same grid, in its units; entries need not have one.
+    """
+
+    def __init__(self, keys: KeysCollection, noisy_key: str = "noisy") -> None:
+        super().__init__(keys)
+        self.noisy_key = noisy_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The entry with images of two channels, scan and foreground."""
+        """The entry with images of two channels, scan and foreground, or three."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
-            joined = torch.cat([image.as_tensor(), foreground_mask(image).as_subclass(torch.Tensor).to(image.dtype)])
-            out[key] = like_image(joined, image)
+            channels = [image.as_tensor(), foreground_mask(image).as_subclass(torch.Tensor).to(image.dtype)]
+            if self.noisy_key in out:
+                low, high = (float(np.asarray(image.meta[name])) for name in (LOW, HIGH))
+                channels.append((out[self.noisy_key].as_tensor().to(image.dtype) - low) / (high - low))
+            out[key] = like_image(torch.cat(channels), image)
         return out
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import nibabel as nib
@@ -20,7 +21,7 @@ from common.transforms.intensity import ScaleIntensityRobustd
 from rslm_denoise_lib import classical, data
 from rslm_denoise_lib.classical import best_gaussian, block_matching, non_local_means
 from rslm_denoise_lib.data import with_coarser
-from rslm_denoise_lib.noise import RicianPatches, add_noise, parse_levels
+from rslm_denoise_lib.noise import Noise, NoisyPatches, parse_levels
 from rslm_denoise_lib.transforms import Coarsend
 
 
@@ -32,22 +33,93 @@ def ball(edge=24):
 
 
 def sampler(**kwargs):
-    return RandomPatches([{"image": ball()}], RicianPatches(**kwargs), 12, 64, seed=3)
+    return RandomPatches([{"image": ball()}], NoisyPatches(**kwargs), 12, 64, seed=3)
 
 
 def test_noise_is_rician():
     sigma = 0.05
-    background = add_noise(torch.zeros(40, 40, 40), 100 * sigma, seed=0)
+    background = Noise()(torch.zeros(40, 40, 40), 100 * sigma, seed=0)
     assert float(background.mean()) == pytest.approx(sigma * np.sqrt(np.pi / 2), rel=0.02)  # Rayleigh
-    bright = add_noise(torch.ones(40, 40, 40), 100 * sigma, seed=0)
+    bright = Noise()(torch.ones(40, 40, 40), 100 * sigma, seed=0)
     assert float(bright.std()) == pytest.approx(sigma, rel=0.02)
     assert float((bright**2).mean()) == pytest.approx(1 + 2 * sigma**2, rel=0.001)
 
 
 def test_noise_repeats_with_its_seed():
     image = torch.rand(5, 6, 7)
-    assert torch.equal(add_noise(image, 3, 1), add_noise(image, 3, 1))
-    assert not torch.equal(add_noise(image, 3, 1), add_noise(image, 3, 2))
+    assert torch.equal(Noise()(image, 3, 1), Noise()(image, 3, 1))
+    assert not torch.equal(Noise()(image, 3, 1), Noise()(image, 3, 2))
+
+
+@pytest.mark.parametrize("coils", [1, 2, 8])
+@pytest.mark.parametrize("signal", [0.0, 0.3])
+def test_noncentral_chi_noise_has_the_moments_of_its_distribution(coils, signal):
+    sigma = 0.05
+    noisy = Noise("noncentral_chi", coils)(torch.full((60, 60, 60), signal), 100 * sigma, seed=0).double()
+    squares = noisy**2  # sigma^2 times a noncentral chi-squared variable of 2 L degrees of freedom
+    assert float(squares.mean()) == pytest.approx(signal**2 + 2 * coils * sigma**2, rel=0.01)
+    assert float(squares.var()) == pytest.approx(4 * sigma**2 * signal**2 + 4 * coils * sigma**4, rel=0.03)
+    if not signal:  # central: sqrt(2) sigma Gamma(L + 1/2) / Gamma(L)
+        mean = math.sqrt(2) * sigma * math.gamma(coils + 0.5) / math.gamma(coils)
+        assert float(noisy.mean()) == pytest.approx(mean, rel=0.01)
+
+
+def test_one_coil_is_rician_and_rician_noise_has_one():
+    image = torch.rand(9, 8, 7)
+    assert torch.equal(Noise("noncentral_chi", 1)(image, 5, 3), Noise()(image, 5, 3))
+    assert torch.equal(Noise("rician", 8)(image, 5, 3), Noise()(image, 5, 3))
+
+
+def test_noise_of_parallel_imaging_follows_a_smooth_map():
+    noise = Noise(peak=3)
+    factors = noise.factors((48, 40, 32), seed=5)
+    assert 1 <= float(factors.min()) < 1.6 and 2.2 < float(factors.max()) <= 3
+    assert max(float(factors.diff(dim=axis).abs().max()) for axis in range(3)) < 0.12
+    assert float(noise.factors((48, 40, 32), seed=6).sub(factors).abs().max()) > 0.3  # another scan, another map
+    rest = noise(torch.full((48, 40, 32), 10.0), 2, seed=5) - 10  # Gaussian, so far from 0
+    assert float((rest / factors).std()) == pytest.approx(0.02, rel=0.02)
+    assert float(rest[factors > 2].std()) > 1.5 * float(rest[factors < 1.6].std())
+
+
+def test_a_patch_has_its_place_in_the_map():
+    whole = Noise(peak=2).factors((30, 24, 20), seed=1)
+    patch = Noise(peak=2).factors((8, 8, 8), 1, (4, 16, 0), (30, 24, 20))
+    torch.testing.assert_close(patch, whole[4:12, 16:24, :8])
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "gaussian"}, {"coils": 0}, {"peak": 0.5}])
+def test_noise_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        Noise(**wrong)
+
+
+def test_patches_have_the_noise_that_is_asked_for():
+    usual, strong = (
+        sampler(levels=5, masked=0, gain=(1, 1), brightness=(1, 1), noise=noise).batch(range(8))
+        for noise in (Noise(), Noise("noncentral_chi", 4, 2))
+    )
+    assert torch.equal(usual["label"], strong["label"])
+    background = usual["label"] == 0
+    least = math.sqrt(4 * 2 * 0.05**2)  # root mean square of four coils, where the map is 1
+    assert float(usual["image"][background].square().mean().sqrt()) == pytest.approx(0.0707, rel=0.05)
+    assert 1.1 * least < float(strong["image"][background].square().mean().sqrt()) < 2 * least
+
+
+def test_non_local_means_takes_away_the_bias_of_several_coils():
+    truth = torch.full((1, 20, 20, 20), 0.5)
+    noisy = Noise("noncentral_chi", 4)(truth, 8, 0)
+    one, four = (float(non_local_means(noisy, 8, channels).mean()) for channels in (1, 4))
+    assert abs(four - 0.5) < 0.01 < abs(one - 0.5)
+
+
+def test_pairs_keep_their_own_noise():
+    truth, mask = ball().split(1)
+    noisy = truth + 0.5
+    degradation = NoisyPatches(masked=0.5, gain=(0.5, 0.5), brightness=(0.1, 0.2), inverted=1, offset=1)
+    batch = RandomPatches([{"image": torch.cat([truth, mask, noisy])}], degradation, 12, 16, seed=3).batch(range(16))
+    difference = batch["image"] - batch["label"]
+    assert difference.round(decimals=5).unique().tolist() == [0, 0.25]  # masked background, and the rest
+    assert float(batch["label"].max()) == pytest.approx(0.5 * float(truth.max()))
 
 
 def test_half_of_the_patches_are_masked_after_the_noise():
@@ -93,7 +165,7 @@ def test_offset_applies_to_the_truth_before_the_noise():
     assert offsets.min() > 0 and 0.1 < offsets.max() < 0.2
     assert float((raised["image"] - raised["label"]).abs().max()) < 0.01
     with pytest.raises(ValueError, match="offset must not be negative"):
-        RicianPatches(offset=-0.1)
+        NoisyPatches(offset=-0.1)
 
 
 def test_inverted_patches_have_dark_and_bright_exchanged_in_the_foreground():
@@ -102,7 +174,7 @@ def test_inverted_patches_have_dark_and_bright_exchanged_in_the_foreground():
     torch.testing.assert_close(turned["label"][inside], 1 - usual["label"][inside])
     assert (turned["label"][usual["label"] == 0] == 0).all()
     with pytest.raises(ValueError, match="inverted must lie"):
-        RicianPatches(inverted=2)
+        NoisyPatches(inverted=2)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -137,18 +209,18 @@ def test_coarser_entries_come_on_top():
 @pytest.mark.parametrize("factors", [(0, 1), (1, 0.5), (1,)])
 def test_factors_that_are_no_range(name, factors):
     with pytest.raises(ValueError, match=f"{name} must be a range"):
-        RicianPatches(**{name: factors})
+        NoisyPatches(**{name: factors})
 
 
 @pytest.mark.parametrize("level", [2.0, 8.0])
 def test_noise_level_is_estimated(level):
     image = ball(48)[:1]
-    assert estimate_level(add_noise(image, level, 0)) == pytest.approx(level, rel=0.15)
+    assert estimate_level(Noise()(image, level, 0)) == pytest.approx(level, rel=0.15)
 
 
 def test_classical_methods_come_nearer_to_the_truth():
     truth, mask = ball(24).split(1)
-    noisy = add_noise(truth, 6, 0)
+    noisy = Noise()(truth, 6, 0)
     inside = mask > 0
     before = float(((noisy - truth)[inside] ** 2).mean())
     results = [best_gaussian(noisy, truth, mask), non_local_means(noisy, 6)]
