@@ -24,7 +24,7 @@ from common.transforms.intensity import ScaleIntensityRobustd, foreground_mask
 from common.utils.console import multiplications, say
 from common.utils.values import amp_pays
 from rslm_denoise_lib.networks import Generator, memory_format
-from rslm_denoise_lib.noise import add_noise, parse_levels
+from rslm_denoise_lib.noise import Noise, parse_levels
 
 from .compare import Comparison, check_counts, chosen_device, in_turn, report, seconds_text
 
@@ -65,7 +65,7 @@ def denoise(
     path = weights or Path(rslm_denoise_lib.__file__).parents[1] / "models" / "model.pt"
     network = load_into(build(Generator, path, {}), path)
     network = in_format(network, memory_format(network, where), where)
-    noisy = add_noise(truth, percent, seed=0)
+    noisy = Noise()(truth, percent, seed=0)
     mixed = network.residual and amp_pays(where) if amp is None else bool(amp)
     comparisons, notes = _compare(network, noisy, truth, percent / 100, repeats, where, mixed)
     size = "x".join(map(str, truth.shape[1:]))

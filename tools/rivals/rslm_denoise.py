@@ -98,10 +98,10 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
 
 
 def _on_volume(method: Filter) -> Callable[[Mapping[str, Any]], torch.Tensor]:
-    """A filter of ``(H, W, D)`` float64 with the noise's sigma as a method of an item; settings are such as "3%"."""
+    """A filter of ``(H, W, D)`` float64 with the noise's sigma as a method of an item."""
 
     def apply(item: Mapping[str, Any]) -> torch.Tensor:
-        sigma = float(str(item["setting"]).rstrip("%")) / 100
+        sigma = float(item["level"]) / 100
         made = np.asarray(method(item["image"][0].double().numpy(), sigma), np.float32)
         return torch.from_numpy(made)[None]
 

@@ -162,8 +162,9 @@ class NoisyVolumes(CacheDataset):
     """Each volume at each noise level: with noise as "image", the truth as "label".
 
     Volumes with a noisy scan of their own, see ``with_noisy``, are there once, with that. Items also carry "case" and
-    "setting", and what other methods make of the noisy image: "gaussian" (smoothing), "nlm" (non-local means), "bm4d".
-    The noise of a volume is the same in every validation and every run.
+    "setting", the noise's "level" in percent (of pairs estimated, of a map its mean), and what other methods make of
+    the noisy image: "gaussian" (smoothing), "nlm" (non-local means), "bm4d". The noise of a volume is the same in every
+    validation and every run.
 
     Args:
         data: entries as for any MONAI dataset, with the volume's path as "image".
@@ -211,7 +212,7 @@ class NoisyVolumes(CacheDataset):
             noisy, truth = noisy * mask, truth * mask
         item = {"image": noisy, "label": truth, "case": stem_of(source)}
         item["setting"] = "paired" if self.paired else f"{level:g}%"
-        told = estimate_level(noisy) if self.paired else level * self.noise.strength
+        item["level"] = told = estimate_level(noisy) if self.paired else level * self.noise.strength
         methods = {
             "gaussian": lambda: best_gaussian(noisy, truth, mask),
             "nlm": lambda: non_local_means(noisy, told, self.noise.channels),
