@@ -68,7 +68,7 @@ def workflow(brains, folder, name, **keys):
 
 
 def test_every_overlay_is_a_row_and_stands_in_the_card():
-    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    card = (BUNDLE / "docs" / "experiments.md").read_text(encoding="utf-8")
     assert sorted(ROWS) == NAMES == sorted(set(re.findall(r"^\| [^|]+ \| `(\w+)` \|", card, re.MULTILINE)) & set(ROWS))
 
 
@@ -136,7 +136,7 @@ def test_rows_of_equal_data_have_equal_steps_of_the_game():
         parser = load(name, budget="short")
         assert parser["pretraining"] == (3 if ROWS[name].get("pretraining") else 0)
         steps[name] = parser["epochs"] * parser["patches"] // parser["batch_size"] // parser["critic_steps"]
-    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    card = (BUNDLE / "docs" / "experiments.md").read_text(encoding="utf-8")
     assert set(steps.values()) == {int(re.search(r"(\d+) generator steps", card)[1])}
 
 
