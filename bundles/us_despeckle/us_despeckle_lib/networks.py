@@ -33,6 +33,8 @@ class ResBlock(nn.Module):
         gain: first scale of the last normalisation.
     """
 
+    __jit_unused_properties__ = ("last_norm",)  # TorchScript knows no casts
+
     def __init__(self, channels: int, gain: float = 0.1) -> None:
         super().__init__()
         self.layers = nn.Sequential(*[module for _ in range(3) for module in _unit(channels, channels, 3)])

@@ -133,3 +133,9 @@ def test_an_empty_frame_stays(network):
 def test_impossible_networks(channels, blocks):
     with pytest.raises(ValueError, match="at least one channel"):
         DRNN(channels, blocks)
+
+
+def test_the_generator_can_be_scripted():
+    network, image = DRNN(4, 1).eval(), torch.rand(1, 1, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.jit.script(network)(image), network(image))
