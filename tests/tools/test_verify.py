@@ -97,9 +97,9 @@ FAULTS = {
     "licence": (_write("LICENSE", "mine"), "layout", "LICENSE is not the Apache License"),
     "section": (_card("## Licence\n", "## License\n"), "layout", "the card has no section Licence"),
     "order": (
-        _card("## Speed\n", "## Speed\n\n## Extra\n"),
+        _card("## Scores\n", "## Scores\n\n## Extra\n"),
         "layout",
-        "the card's section Extra stands where Speed should",
+        "the card's section Extra stands where Scores should",
     ),
     "no task": (_change("metadata", "task", to=None), "metadata", "'task' is a required property"),
     "version": (_change("metadata", "version", to="9.0.0"), "metadata", "changelog does not tell of version 9.0.0"),
@@ -154,7 +154,11 @@ FAULTS = {
         "configs/train.json: absolute path /opt/b",
     ),
     "in the metadata": (_change("metadata", "data_source", to="from /srv/data"), "paths", "absolute path /srv/data"),
-    "in the card": (_card("## Speed\n", "## Speed\n\nRun `/opt/tool`.\n"), "paths", "README.md: absolute path /opt/t"),
+    "in the card": (
+        _card("## Scores\n", "## Scores\n\nRun `/opt/tool`.\n"),
+        "paths",
+        "README.md: absolute path /opt/t",
+    ),
     "in the code": (
         _write("rslm_denoise_lib/extra.py", "PLACE = '/var/lib/x'\n"),
         "paths",
