@@ -39,7 +39,7 @@ def _installed() -> dict[str, Path]:
     return installed_folders()
 
 
-def package(name: str, out: str = "dist", url: str | None = None) -> str:
+def package(name: str, out: str = "dist", url: str | None = None, weights: str | None = None) -> str:
     """Pack a bundle and the shared package as OUT/NAME.zip, and enter it in OUT/model_info.json.
 
     The zip holds one folder, without what runs wrote. Unzipped, its commands work from inside that folder with the
@@ -50,10 +50,14 @@ def package(name: str, out: str = "dist", url: str | None = None) -> str:
         out: folder to write to, made if missing
         url: where the zip will be published, for model_info.json; for files over 25 MB also where each of them will
             lie, URL/PATH, for the zip's large_files.yml
+        weights: your own in place of the shipped models/model.pt, such as RUN/best.pt; what lies beside them under the
+            name of a file in models, such as us_despeckle's reference.json, goes with them
     """
     if name not in bundle_names():
         raise ValueError(f"no bundle is called {name}; there are {', '.join(bundle_names())}")
     content = _content(bundle_folder(name))
+    if weights is not None:
+        content |= _own_weights(Path(str(weights)), content)
     large = {path: data for path, data in content.items() if len(data) > LARGE}
     if large:
         if url is None:
@@ -86,6 +90,17 @@ def _content(bundle: Path) -> dict[str, bytes]:
     if "models/model.pt" not in content:
         raise ValueError(f"{bundle.name} has no weights in models/model.pt")
     return content
+
+
+def _own_weights(weights: Path, content: dict[str, bytes]) -> dict[str, bytes]:
+    """A weights file as ``models/model.pt``, with its neighbours that a bundle's ``models`` has, too."""
+    if not weights.is_file():
+        raise ValueError(f"{weights}: no such file")
+    beside = [path for path in content if path.startswith("models/") and not path.endswith(".pt")]
+    found = {path: weights.parent / path.removeprefix("models/") for path in beside}
+    return {"models/model.pt": weights.read_bytes()} | {
+        path: file.read_bytes() for path, file in found.items() if file.is_file()
+    }
 
 
 def _large_files(large: dict[str, bytes], url: str) -> bytes:

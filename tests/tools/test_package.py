@@ -53,6 +53,19 @@ def test_a_zip_holds_one_folder_without_what_runs_wrote(command, little, capsys)
     assert "6 files" in capsys.readouterr().out
 
 
+def test_own_weights_take_the_place_of_the_shipped_ones_with_what_belongs_to_them(command, little):
+    (little / "bundles" / "b" / "models" / "reference.json").write_text("shipped", encoding="utf-8")
+    run = little / "run"
+    run.mkdir()
+    for name in ("best.pt", "reference.json", "scores.csv"):
+        (run / name).write_text(f"own {name}", encoding="utf-8")
+    command("b", "--out", little / "dist", "--weights", run / "best.pt")
+    with zipfile.ZipFile(little / "dist" / "b.zip") as archive:
+        assert archive.read("b/models/model.pt") == b"own best.pt"
+        assert archive.read("b/models/reference.json") == b"own reference.json"
+        assert archive.read("b/models/targets/t2w.pt") == b"other" and "b/models/scores.csv" not in archive.namelist()
+
+
 def test_the_same_files_give_the_same_bytes(command, little):
     command("b", "--out", little / "one")
     os.utime(little / "common" / "__init__.py", (0, 0))
