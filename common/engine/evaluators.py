@@ -10,9 +10,9 @@ from typing import Any
 from monai.engines import SupervisedEvaluator
 
 from common.engine.engines import Evaluator
+from common.errors import InputError, one_line
 from common.inferers.work import multiplications_of
 from common.io.files import StorageError
-from common.io.headers import InputError, one_line
 from common.io.inputs import root_cause
 from common.io.prefetch import CaseLoader
 from common.utils.console import convolution_rate, duration, say

@@ -22,7 +22,8 @@ import monai.bundle
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from common.io.inputs import InputError, plain_errors
+from common.errors import InputError
+from common.io.inputs import plain_errors
 from common.utils import distributed, values
 
 from .places import bundle_folder

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from monai.transforms import Compose
 
+from common.errors import InputError
 from common.io.claims import Claim
 from common.io.files import check_folder, remove_partials, writing
-from common.io.inputs import Cases, InputError
+from common.io.inputs import Cases
 from common.io.provenance import SUFFIX
 from common.io.savers import ExpectedResults, SaveRestoredd
 from common.utils.console import say

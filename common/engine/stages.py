@@ -10,8 +10,8 @@ from typing import Any
 
 from ignite.engine import Engine
 
+from common.errors import InputError
 from common.handlers import RunCheckpoint
-from common.io.inputs import InputError
 from common.io.weights import load_checkpoint
 from common.utils.console import say
 

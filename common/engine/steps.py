@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import bare
 
 __all__ = ["BatchGroups", "add_term", "gradient_norm", "last_output", "not_stepped"]

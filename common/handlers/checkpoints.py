@@ -11,7 +11,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import bare, fits, load_checkpoint, load_flat, save_atomically, with_domain
 from common.utils.distributed import is_main_process
 from common.utils.values import boolean

@@ -11,8 +11,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from common.data.sample_data import is_sample
+from common.errors import InputError
 from common.io.files import StorageError, replacing, writing
-from common.io.inputs import InputError
 from common.io.weights import bare, fits, load_domain, load_flat, save_atomically, with_domain
 from common.utils.console import say
 from common.utils.distributed import from_first

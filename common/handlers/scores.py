@@ -14,8 +14,8 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
+from common.errors import InputError, one_line
 from common.io.files import replacing
-from common.io.headers import InputError, one_line
 from common.utils.console import say
 from common.utils.distributed import is_main_process
 

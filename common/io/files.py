@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.errors import InputError
 from common.io.claims import claimed_folder
-from common.io.headers import InputError
 
 __all__ = ["StorageError", "check_folder", "remove_partials", "replacing", "storage_error", "writing"]
 

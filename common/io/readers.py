@@ -19,15 +19,8 @@ from monai.data import ITKReader, NibabelReader, PILReader
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import ensure_tuple, optional_import
 
-from common.errors import shown
-from common.io.headers import (
-    UNITS,
-    InputError,
-    dicom_series,
-    millimetres,
-    nifti_header,
-    one_line,
-)
+from common.errors import InputError, one_line, shown
+from common.io.headers import UNITS, dicom_series, millimetres, nifti_header
 from common.io.pictures import MOST_PIXELS, open_picture, orientation
 from common.io.pictures import SUFFIXES as PICTURE_SUFFIXES
 from common.io.series import readable_slices, series_affine

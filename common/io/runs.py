@@ -15,9 +15,9 @@ from typing import Any
 
 from monai.handlers import MLFlowHandler
 
+from common.errors import InputError
 from common.io.claims import Claim
 from common.io.files import remove_partials, replacing, writing
-from common.io.inputs import InputError
 from common.io.provenance import without_folders
 from common.utils.distributed import from_first, is_main_process
 from common.utils.values import boolean, optional

@@ -16,11 +16,10 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
-from common.errors import shown
+from common.errors import InputError, shown
 from common.io import provenance
 from common.io.derivatives import Derivatives
 from common.io.hashes import INPUT, files_of, fingerprint
-from common.io.inputs import InputError
 
 __all__ = ["FILES", "ExpectedResults", "SaveRestoredd", "check_finite", "checked_place", "result_path", "stem_of"]
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from common.errors import InputError
 from common.io.files import replacing
-from common.io.inputs import InputError
 from common.utils.values import boolean, value
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import load_checkpoint
 
 __all__ = ["PerceptualLoss", "vgg_features"]

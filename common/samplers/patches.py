@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.degradation import profile_sigma, round_trip_matrix
 from common.transforms.intensity import foreground_mask
 from common.utils.images import as_tensor

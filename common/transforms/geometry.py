@@ -13,8 +13,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialResample
 
-from common.io.headers import one_line
-from common.io.inputs import InputError, root_cause
+from common.errors import InputError, one_line
+from common.io.inputs import root_cause
 from common.io.readers import LoadScan
 from common.transforms.intensity import ScaleIntensityRobustd
 from common.utils.images import as_tensor, like_image

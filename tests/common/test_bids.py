@@ -7,8 +7,9 @@ import pytest
 
 from brasyn_synthesis_lib.data import inference_cases, training_cases
 from common.data.datasets import guide_paths, scan_entries, split_entries
+from common.errors import InputError
 from common.io import bids
-from common.io.inputs import InputError, find_scans
+from common.io.inputs import find_scans
 from lesion_msgan_lib import cases as lesions
 
 ALL = "**/*.nii*"

@@ -17,7 +17,7 @@ from common.data.datasets import (
     scan_entries,
     split_entries,
 )
-from common.io.inputs import InputError
+from common.errors import InputError
 
 ALL = "**/*.nii*"
 

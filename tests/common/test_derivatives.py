@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from common.io.derivatives import Derivatives
-from common.io.inputs import InputError
 
 FACTS = {"bundle": "rslm_denoise", "version": "0.2.0"}
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from common.engine import evaluators
 from common.engine.evaluators import CaseEvaluator
+from common.errors import InputError
 from common.inferers import ForegroundInferer
-from common.io.inputs import CaseLoader, Cases, CheckVoxelsd, InputError
+from common.io.inputs import CaseLoader, Cases, CheckVoxelsd
 
 
 class Doubling(nn.Module):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from common.io.files import StorageError, check_folder, remove_partials, replacing, storage_error, writing
-from common.io.inputs import InputError, root_cause
+from common.io.inputs import root_cause
 from common.io.weights import save_atomically
 
 

@@ -13,8 +13,9 @@ import pytest
 from monai.transforms import LoadImage
 from scipy.spatial.transform import Rotation
 
-from common.io.headers import check_headers, dicom_series, one_line
-from common.io.inputs import InputError, find_scans
+from common.errors import InputError, one_line
+from common.io.headers import check_headers, dicom_series
+from common.io.inputs import find_scans
 
 SHAPE = (7, 9, 5)
 SPACING = (0.5, 0.7, 3.0)

@@ -17,7 +17,8 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import EnsureChannelFirstd, LoadImaged
 from torch._utils import ExceptionWrapper
 
-from common.io.headers import InputError, check_headers
+from common.errors import InputError
+from common.io.headers import check_headers
 from common.io.inputs import CaseLoader, Cases, CheckVoxelsd, find_scans, plain_errors, root_cause
 
 LOAD = (LoadImaged("image"), EnsureChannelFirstd("image"), CheckVoxelsd("image"))

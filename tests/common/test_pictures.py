@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.pictures import ORIENTATION, open_picture, orientation, turned
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

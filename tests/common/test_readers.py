@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from common.errors import InputError
 from common.io.headers import check_headers
-from common.io.inputs import InputError
 from common.io.readers import LoadScan, LoadScand, grid_of
 
 SHAPE = (6, 7, 5)

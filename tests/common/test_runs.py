@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from common.data.datasets import read_split
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.runs import is_main_process, run_folder, save_config, save_split
 from common.utils import distributed
 

@@ -10,8 +10,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, SaveImaged
 
+from common.errors import InputError
 from common.io.hashes import file_hash
-from common.io.inputs import InputError
 from common.io.savers import SaveRestoredd, result_path, stem_of
 
 OBLIQUE = nib.affines.from_matvec(

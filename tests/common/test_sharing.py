@@ -16,8 +16,9 @@ import pytest
 from monai.transforms import Compose, LoadImage
 
 from common.engine.sharing import SharedCases, batch_share, batch_shares, plan
+from common.errors import InputError
 from common.io.hashes import INPUT
-from common.io.inputs import CaseLoader, Cases, InputError
+from common.io.inputs import CaseLoader, Cases
 from common.io.provenance import SUFFIX, command_line_overrides, is_finished, publish
 from common.io.savers import SaveRestoredd
 

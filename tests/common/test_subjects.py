@@ -5,7 +5,7 @@ import pytest
 
 from common.data.datasets import entries_to_evaluate, split_entries
 from common.data.subjects import by_table, read_subjects
-from common.io.inputs import InputError
+from common.errors import InputError
 
 
 def entry(path, subject="?"):

@@ -19,8 +19,8 @@ from torch import nn
 
 from common.engine.image_pool import ImagePool
 from common.engine.trainers import AdversarialTrainer, terms_of
+from common.errors import InputError
 from common.handlers import RunCheckpoint, TermsTable
-from common.io.inputs import InputError
 from common.losses import CriterionGAN, WassersteinGAN, WeightedLoss
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import boolean, choice, choose_budget, device_of, number, optional, quantity, triple, value
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import InputError
 from common.io.hashes import file_hash
-from common.io.inputs import InputError
 from common.io.weights import bare, build, fits, load_checkpoint, load_flat, load_into, save_atomically
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import us_despeckle_lib
 from common.data.sample_data import sample_probes
+from common.errors import InputError
 from common.handlers.scores import markdown_table
-from common.io.inputs import InputError
 from common.io.weights import build, in_format, load_into
 from common.metrics import ssim_map
 from common.utils.console import multiplications, say

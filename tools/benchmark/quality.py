@@ -17,7 +17,7 @@ import torch
 from monai.utils import set_determinism
 
 from common import __version__
-from common.io.headers import one_line
+from common.errors import one_line
 from common.io.inputs import root_cause
 from common.utils.console import device_text, say
 from common.utils.values import names, optional, value

@@ -14,8 +14,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import nn
 
+from common.errors import InputError
 from common.inferers import ViewsInferer
-from common.io.inputs import InputError
 from common.io.weights import bare, build, load_into
 from common.utils.images import as_tensor
 

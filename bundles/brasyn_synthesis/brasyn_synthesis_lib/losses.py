@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import number, value
 
 __all__ = ["TERMS", "checked_weights"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.engine.keys import Key, Recipe, flag, name, number, path, pick, whole
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import boolean, value
 
 from .data import checked_target

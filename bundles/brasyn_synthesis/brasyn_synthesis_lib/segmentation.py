@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 
 from common.data.datasets import split_entries
 from common.engine import bundle_folder
-from common.io.headers import one_line
-from common.io.inputs import InputError, root_cause
+from common.errors import InputError, one_line
+from common.io.inputs import root_cause
 from common.io.weights import load_into
 from common.utils.images import as_tensor, like_image
 from common.utils.types import Items

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.io.inputs import CheckVoxelsd, InputError, root_cause
+from common.errors import InputError
+from common.io.inputs import CheckVoxelsd, root_cause
 from common.io.readers import LoadScan
 from common.io.weights import bare, load_flat
 from common.transforms.intensity import fit_landmarks, foreground_mask, standardise

@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from common.data.datasets import check_entries
-from common.io.inputs import InputError, root_cause
+from common.errors import InputError
+from common.io.inputs import root_cause
 from common.io.readers import LoadScan
 from common.transforms.geometry import middle_window
 from common.utils.console import say

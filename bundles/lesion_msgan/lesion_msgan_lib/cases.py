@@ -16,9 +16,10 @@ import torch
 from common.data import datasets
 from common.data.datasets import guide_paths, held_out_brain, is_wanted
 from common.data.sample_data import sample_brains
+from common.errors import InputError
 from common.io.files import replacing
 from common.io.find import distinct, natural
-from common.io.inputs import InputError, check_headers, find_scans
+from common.io.inputs import check_headers, find_scans
 from common.transforms.geometry import grid_affine
 
 from .slices import downsample, is_picture

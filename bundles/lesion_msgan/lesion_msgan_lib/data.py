@@ -14,7 +14,7 @@ from monai.data import CacheDataset, MetaTensor
 from torch.utils.data import Dataset
 
 from common.engine.domain import Measures, variants
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.readers import LoadScan
 from common.io.savers import stem_of
 from common.transforms.geometry import grid_affine

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.transforms import RandomizableTransform
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import names
 
 from .slices import downsample

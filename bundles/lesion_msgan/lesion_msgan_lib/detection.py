@@ -17,7 +17,7 @@ from monai.transforms import MapTransform
 from scipy import ndimage
 from torch import nn
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import build, load_into
 from common.utils.console import say
 from common.utils.images import like_image

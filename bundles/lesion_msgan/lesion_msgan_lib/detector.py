@@ -15,7 +15,7 @@ from monai.metrics import CumulativeIterationMetric, DiceMetric
 from monai.metrics.utils import do_metric_reduction
 from monai.transforms import Compose
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import bare
 from common.utils.types import Items
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import nn
 
 from common.engine.steps import last_output
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.losses.perceptual import PerceptualLoss
 
 from .slices import downsample

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from monai.data.utils import to_affine_nd
 
-from common.io.headers import one_line
-from common.io.inputs import InputError, root_cause
+from common.errors import InputError, one_line
+from common.io.inputs import root_cause
 from common.io.readers import LoadScan
 from common.transforms.geometry import grid_affine
 

@@ -10,7 +10,7 @@ import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.utils import optional_import
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import load_flat
 from common.metrics import RegionGMS, RegionPSNR, RegionSSIM
 

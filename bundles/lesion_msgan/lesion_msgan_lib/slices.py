@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import value
 
 __all__ = ["downsample", "foreground", "is_picture", "slice_axis", "statistics", "whole_pixels"]

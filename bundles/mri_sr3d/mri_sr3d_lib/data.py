@@ -16,8 +16,8 @@ from monai.data import CacheDataset, MetaTensor
 from common.data.datasets import guide_paths, held_out_brain
 from common.data.sample_data import sample_brains
 from common.engine.domain import Measures, measure, variants
+from common.errors import InputError
 from common.io.files import replacing
-from common.io.inputs import InputError
 from common.io.readers import LoadScan
 from common.io.savers import stem_of
 from common.samplers import SliceProfile

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.engine.keys import Key, Recipe, flag, name, names, number, path, scales, triple, whole
+from common.engine.keys import Key, Recipe, edges, flag, name, names, number, path, scales, triple, whole
 from common.errors import InputError
 from common.utils.values import value
 
@@ -54,7 +54,7 @@ RECIPE = Recipe(
     number("learning_rate", "learning rate; null: the budget's, another one for given weights", 0, empty=True),
     whole("val_volumes", "validation volumes at most; null: the budget's", 1, empty=True),
     whole("val_crop", "edge of the middle part that is validated; null: the budget's", 1, empty=True),
-    whole("crop", "evaluation: middle part of this edge length only", 1, empty=True),
+    edges("crop", "evaluation: middle part of this edge length only, one number or three"),
     name(
         "mask_name",
         "evaluation: takes the place of the sequence in a lesion mask's name, whose drift is scored; null: none",

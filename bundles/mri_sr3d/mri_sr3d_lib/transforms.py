@@ -14,7 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.degradation import (
     apply_per_axis,
     low_resolution_size,

@@ -7,7 +7,7 @@ import torch
 from monai.utils import optional_import
 from scipy.ndimage import gaussian_filter
 
-from common.io.inputs import InputError
+from common.errors import InputError
 
 __all__ = ["best_gaussian", "block_matching", "non_local_means"]
 

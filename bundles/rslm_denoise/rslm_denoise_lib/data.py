@@ -16,8 +16,9 @@ from monai.data import CacheDataset
 from common.data.datasets import entries_to_evaluate, held_out_brain, scan_entries, split_entries
 from common.data.sample_data import sample_brains
 from common.engine.domain import estimate_level
+from common.errors import InputError
 from common.io.files import replacing
-from common.io.inputs import InputError, check_headers, find_scans
+from common.io.inputs import check_headers, find_scans
 from common.io.readers import grid_of
 from common.io.savers import stem_of
 from common.transforms.geometry import middle_window

@@ -13,7 +13,7 @@ from monai.transforms import RandRicianNoise
 from monai.utils import convert_to_tensor
 
 from common.engine.domain import Measures, measure, variants
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.readers import LoadScan
 from common.samplers import Patch
 from common.transforms.intensity import robust_range

@@ -14,7 +14,7 @@ from monai.data import CacheDataset, MetaTensor
 
 from common.data.datasets import read_split
 from common.data.sample_data import sample_probes
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.savers import stem_of
 from common.utils.console import say
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from common.data.sample_data import is_sample
 from common.engine.sharing import batch_shares
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.console import say
 from common.utils.distributed import sampler
 

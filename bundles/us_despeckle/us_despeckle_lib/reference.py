@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from common.errors import InputError
 from common.io.files import replacing
-from common.io.inputs import InputError
 from common.utils.console import say
 from common.utils.distributed import is_main_process
 from common.utils.values import optional

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import value
 
 from .frames import Frames

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.values import value
 
 from .frames import read_frames

@@ -13,9 +13,9 @@ from monai.config import KeysCollection
 from monai.utils import ensure_tuple
 from PIL import Image, ImageSequence
 
+from common.errors import InputError
 from common.io import provenance
 from common.io.headers import check_file
-from common.io.inputs import InputError
 from common.io.pictures import open_picture, orientation, turned
 from common.io.savers import ExpectedResults, SaveRestoredd, stem_of
 from common.io.series import is_dicom

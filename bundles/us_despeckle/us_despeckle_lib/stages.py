@@ -17,7 +17,7 @@ from common.engine import Stage
 from common.engine.engines import Trainer
 from common.engine.sharing import batch_share
 from common.engine.trainers import AdversarialTrainer
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import bare, fits, load_checkpoint
 from common.losses import CriterionGAN
 from common.utils.distributed import sampler

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from common.engine.domain import DECILES, Measures
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.utils.images import like_image
 
 from .frames import read_frames

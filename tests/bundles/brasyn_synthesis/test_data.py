@@ -22,7 +22,7 @@ from brasyn_synthesis_lib.data import (
 from brasyn_synthesis_lib.transforms import LoadSequencesd
 from common.data.datasets import split_entries
 from common.data.sample_data import write_brain_cases
-from common.io.inputs import InputError
+from common.errors import InputError
 
 SHAPE = (6, 7, 5)
 

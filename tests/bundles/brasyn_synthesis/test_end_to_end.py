@@ -17,7 +17,8 @@ import brasyn_synthesis_lib
 from brasyn_synthesis_lib.data import SEQUENCES, inputs_of, training_cases, weights_of
 from brasyn_synthesis_lib.networks import Generator
 from brasyn_synthesis_lib.standardisation import Standardisation, fit
-from common.io.inputs import InputError, root_cause
+from common.errors import InputError
+from common.io.inputs import root_cause
 from common.losses.perceptual import vgg_features
 
 BUNDLE = Path(brasyn_synthesis_lib.__file__).parents[1]

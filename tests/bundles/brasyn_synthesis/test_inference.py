@@ -21,7 +21,7 @@ from brasyn_synthesis_lib.transforms import (
     StandardiseInputsd,
     scaled_inputs,
 )
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.intensity import PERCENTILES
 
 SHAPE = (20, 16, 12)

@@ -26,7 +26,7 @@ from brasyn_synthesis_lib.segmentation import (
     segmented_entries,
 )
 from brasyn_synthesis_lib.standardisation import fit
-from common.io.inputs import InputError
+from common.errors import InputError
 
 CONFIGS = Path(brasyn_synthesis_lib.__file__).parents[1] / "configs"
 BRAIN = (28, 30, 24)  # voxels

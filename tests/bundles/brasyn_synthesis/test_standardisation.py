@@ -12,7 +12,7 @@ from brasyn_synthesis_lib.data import SEQUENCES, training_cases
 from brasyn_synthesis_lib.networks import Generator
 from brasyn_synthesis_lib.standardisation import Standardisation, fit, prepare
 from common.data.sample_data import write_brain_cases
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.intensity import PERCENTILES
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from lesion_msgan_lib.cases import inference_cases
 
 

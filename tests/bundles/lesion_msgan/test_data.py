@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from lesion_msgan_lib.cases import evaluation_entries, training_entries
 from lesion_msgan_lib.data import LesionCrops, LesionSlices, lesion_slices, region_of
 from lesion_msgan_lib.networks import interpolate

@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage.measure import block_reduce
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from lesion_msgan_lib.degradation import WAYS, RandDownsample, average_blocks, crop_kspace, ways_of
 
 

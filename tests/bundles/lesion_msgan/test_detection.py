@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, RandBiasField, RandHistogramShift
 from torch import nn
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.weights import build
 from common.transforms.geometry import grid_affine
 from lesion_msgan_lib.detection import FindRegiond, LesionDetector, detect

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from PIL import Image
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.geometry import grid_affine
 from lesion_msgan_lib.detection import FindRegiond
 from lesion_msgan_lib.masks import load_mask, place_of

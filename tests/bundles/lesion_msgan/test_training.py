@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.losses import WeightedLoss
 from lesion_msgan_lib import metrics
 from lesion_msgan_lib.networks import MultiScaleGenerator, SRResNet

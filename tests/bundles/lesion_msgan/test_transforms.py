@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.geometry import spacing_of
 from lesion_msgan_lib.detection import FindRegiond
 from lesion_msgan_lib.networks import interpolate

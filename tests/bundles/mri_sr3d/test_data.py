@@ -8,7 +8,7 @@ import torch
 from monai.data import DataLoader
 from monai.transforms import Compose, LoadImaged, Transform
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.degradation import degrade
 from common.transforms.intensity import ScaleIntensityRobustd
 from mri_sr3d_lib import data as module

@@ -14,7 +14,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from common.data.sample_data import write_brain_cases
-from common.io.inputs import InputError, root_cause
+from common.errors import InputError
+from common.io.inputs import root_cause
 from common.utils.values import value
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "mri_sr3d"

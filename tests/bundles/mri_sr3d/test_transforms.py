@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.degradation import FWHM
 from common.transforms.geometry import spacing_of
 from mri_sr3d_lib.transforms import ToTargetGridd

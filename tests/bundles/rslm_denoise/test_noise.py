@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 
 from common.data.sample_data import write_brain_cases
 from common.engine.domain import estimate_level
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.metrics import RegionNCC
 from common.samplers import RandomPatches
 from common.transforms.intensity import ScaleIntensityRobustd

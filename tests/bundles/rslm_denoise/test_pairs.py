@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import rslm_denoise_lib
-from common.io.inputs import InputError
+from common.errors import InputError
 from rslm_denoise_lib.data import NoisyVolumes, with_noisy
 from rslm_denoise_lib.networks import Generator
 from rslm_denoise_lib.noise import NoisyPatches, measured

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from common.data.sample_data import write_probe_frames
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.io.runs import save_split
 from us_despeckle_lib.data import HeldOutFrames, ProbeFrames, probe_entries
 from us_despeckle_lib.patches import StepBatches, StepPatches, UnpairedPatches

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from us_despeckle_lib.frames import find_frames, read_frames
 from us_despeckle_lib.savers import write_like
 from us_despeckle_lib.transforms import PlainPictured

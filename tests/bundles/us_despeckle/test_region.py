@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from common.data.sample_data.ultrasound import PROBES, make_frame
-from common.io.inputs import InputError
+from common.errors import InputError
 from us_despeckle_lib.frames import Frames, read_frames
 from us_despeckle_lib.region import detect_region, parse_box, ultrasound_region
 from us_despeckle_lib.rois import CONTRAST, find_rois, given_rois

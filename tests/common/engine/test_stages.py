@@ -6,7 +6,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from common.engine import Stage, StagePlan
-from common.io.inputs import InputError
+from common.errors import InputError
 
 
 class Sum:

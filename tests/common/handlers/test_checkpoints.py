@@ -12,8 +12,8 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from torch import nn
 
+from common.errors import InputError
 from common.handlers import BestWeights, PromoteWeights, RunCheckpoint, StartingWeights, checkpoints
-from common.io.inputs import InputError
 from common.io.weights import load_flat, save_atomically
 
 

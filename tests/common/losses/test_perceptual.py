@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.losses import PerceptualLoss, WeightedLoss
 from common.losses.perceptual import MEAN, SD, vgg_features
 

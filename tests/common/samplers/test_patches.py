@@ -9,8 +9,8 @@ import torch
 from ignite.engine import Engine
 from monai.data import DataLoader, DistributedSampler, MetaTensor
 
+from common.errors import InputError
 from common.handlers import EpochSamples
-from common.io.inputs import InputError
 from common.samplers import Patch, RandomPatches, SliceProfile
 from common.transforms.degradation import degrade
 from common.transforms.intensity import foreground_mask

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from common.io.inputs import InputError
+from common.errors import InputError
 from common.transforms.geometry import AddGuidesd, better_shift, coverage, grid_affine, spacing_of
 
 OBLIQUE = nib.affines.from_matvec(
