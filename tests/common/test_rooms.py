@@ -18,7 +18,7 @@ def test_no_room_imports_another_that_imports_it():
         if len(inside) == 1 and file.name != "errors.py" and file.name != "metrics.py":
             continue
         room = inside[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("common."):
                 rooms.setdefault(room, set()).add(str(node.module).split(".")[1])
     for room, needed in rooms.items():

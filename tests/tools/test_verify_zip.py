@@ -40,11 +40,11 @@ def test_a_sound_zip_passes(root, verify):
 
 
 def _syntax(common):
-    (common / "sample_data" / "brain.py").write_text("def broken(:", encoding="utf-8")
+    (common / "data" / "sample_data" / "brain.py").write_text("def broken(:", encoding="utf-8")
 
 
 def _other(common):
-    with (common / "weights.py").open("a", encoding="utf-8") as file:
+    with (common / "io" / "weights.py").open("a", encoding="utf-8") as file:
         file.write("\n\ndef load_into(*_):\n    raise OSError('of the zip')\n")
 
 
