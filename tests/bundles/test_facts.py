@@ -20,6 +20,7 @@ TOLD_OTHERWISE = {
     **dict.fromkeys(["save_residual", "save_std", "histograms"], "which files there are"),
     "target": "the result's name, and weights_sha256",
     "estimate_noise": "prints a line",
+    "bids": "how results are called, and a sidecar of its own",
     "detector_weights": "detector_sha256",
 }
 
