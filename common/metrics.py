@@ -21,6 +21,7 @@ from common.transforms.intensity import foreground_mask, robust_range
 from common.utils.images import as_tensor
 
 __all__ = [
+    "CaseScore",
     "LesionDrift",
     "RegionGMS",
     "RegionNCC",
@@ -75,6 +76,23 @@ def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
             total.add_(padded.narrow(axis, i, length), alpha=weight)
         image = total
     return image
+
+
+class CaseScore(CumulativeIterationMetric):
+    """A metric that scores case by case; cases without a score, NaN, are left out of the mean."""
+
+    def score(self, image: torch.Tensor, truth: torch.Tensor) -> float:
+        """Score of one prediction against its truth, both without the batch's axis; NaN where it has none."""
+        raise NotImplementedError
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """Scores ``(B, 1)``."""
+        assert y is not None  # it compares
+        return torch.tensor([[self.score(p, t)] for p, t in zip(as_tensor(y_pred), as_tensor(y), strict=True)])
+
+    def aggregate(self) -> torch.Tensor:
+        """Mean over the cases that have a score; NaN where none has."""
+        return self.get_buffer().nanmean()
 
 
 class _RegionMetric(CumulativeIterationMetric):
@@ -225,17 +243,12 @@ def lesion_drift(image: torch.Tensor, truth: torch.Tensor, lesion: torch.Tensor,
     return 100 * (after / before - 1)
 
 
-class LesionDrift(CumulativeIterationMetric):
+class LesionDrift(CaseScore):
     """``lesion_drift`` as a metric; volumes without a lesion that can be told apart are left out of the mean."""
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Drifts ``(B, 1)`` of predictions ``(B, 1, H, W, D)``; of ``y`` channel 0 is the truth and 1 the lesion."""
-        assert y is not None  # it compares
-        return torch.tensor([[lesion_drift(p[0], t[0], t[1])] for p, t in zip(y_pred, y, strict=True)])
-
-    def aggregate(self) -> torch.Tensor:
-        """Mean over the volumes that have a number; NaN where none has."""
-        return self.get_buffer().nanmean()
+    def score(self, image: torch.Tensor, truth: torch.Tensor) -> float:
+        """Drift of a prediction ``(1, H, W, D)``; channel 0 of the truth is the volume, and 1 the lesion."""
+        return lesion_drift(image[0], truth[0], truth[1])
 
 
 METRICS = {"psnr": RegionPSNR, "ssim": RegionSSIM, "ncc": RegionNCC}

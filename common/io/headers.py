@@ -23,13 +23,11 @@ from common.io.series import check_plane, dicom_series, is_dicom, read_informati
 __all__ = [
     "NIFTI_SUFFIXES",
     "UNITS",
-    "InputError",
     "check_file",
     "check_headers",
     "dicom_series",
     "millimetres",
     "nifti_header",
-    "one_line",
 ]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")

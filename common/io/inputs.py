@@ -31,7 +31,6 @@ __all__ = [
     "CaseLoader",
     "Cases",
     "CheckVoxelsd",
-    "InputError",
     "check_headers",
     "find_scans",
     "plain_errors",

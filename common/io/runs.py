@@ -22,7 +22,7 @@ from common.io.provenance import without_folders
 from common.utils.distributed import from_first, is_main_process
 from common.utils.values import boolean, optional
 
-__all__ = ["end_tracking", "is_main_process", "run_folder", "save_config", "save_split"]
+__all__ = ["end_tracking", "run_folder", "save_config", "save_split"]
 
 
 def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path:

@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from common.data.datasets import read_split
 from common.errors import InputError
-from common.io.runs import is_main_process, run_folder, save_config, save_split
+from common.io.runs import run_folder, save_config, save_split
 from common.utils import distributed
+from common.utils.distributed import is_main_process
 
 
 def finished(folder):

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
-from monai.metrics import CumulativeIterationMetric
 
-from common.metrics import LesionDrift, ssim_map
-from common.utils.images import as_tensor
+from common.metrics import CaseScore, LesionDrift, ssim_map
 
 from .segmentation import Segmenter, downstream_metrics
 
@@ -97,7 +94,7 @@ def _bend(image: torch.Tensor, brain: torch.Tensor) -> float:
     return float(bend[inside].mean()) if inside.any() else float("nan")
 
 
-class SynthesisScore(CumulativeIterationMetric):
+class SynthesisScore(CaseScore):
     """``scores_of`` as a metric; volumes whose region is empty are left out of the mean.
 
     Args:
@@ -112,17 +109,9 @@ class SynthesisScore(CumulativeIterationMetric):
             raise ValueError(f"kind must be one of {KINDS} and region one of {REGIONS}, got {kind!r} and {region!r}")
         self.kind, self.region, self.challenge = kind, region, challenge
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Scores ``(B, 1)`` of predictions ``(B, 1, H, W, D)`` and labels ``(B, 3, H, W, D)``."""
-        assert y is not None  # it compares
-        pairs = zip(as_tensor(y_pred), as_tensor(y), strict=True)
-        return torch.tensor(
-            [[scores_of(image[0], label, self.kind, self.region, self.challenge)] for image, label in pairs]
-        )
-
-    def aggregate(self) -> torch.Tensor:
-        """Mean over the volumes that have the region; NaN where none has it."""
-        return self.get_buffer().nanmean()
+    def score(self, image: torch.Tensor, truth: torch.Tensor) -> float:
+        """Score of a prediction ``(1, H, W, D)`` with the label ``(3, H, W, D)``."""
+        return scores_of(image[0], truth, self.kind, self.region, self.challenge)
 
 
 def synthesis_metrics(

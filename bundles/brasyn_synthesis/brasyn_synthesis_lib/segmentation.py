@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.inferers import SlidingWindowInferer
-from monai.metrics import CumulativeIterationMetric, compute_dice
+from monai.metrics import compute_dice
 from monai.transforms import Compose, MapTransform, NormalizeIntensity
 from torch.utils.data import Dataset
 
@@ -28,6 +28,7 @@ from common.engine import bundle_folder
 from common.errors import InputError, one_line
 from common.io.inputs import root_cause
 from common.io.weights import load_into
+from common.metrics import CaseScore
 from common.utils.images import as_tensor, like_image
 from common.utils.types import Items
 from common.utils.values import optional
@@ -66,18 +67,12 @@ def regions_of(seg: torch.Tensor) -> torch.Tensor:
     return torch.cat([core, core | (seg == 2), enhancing])
 
 
-class TumourDice(CumulativeIterationMetric):
+class TumourDice(CaseScore):
     """Dice of masks ``(B, R, H, W, D)``: of each case the mean over the regions that its truth has; NaN without any."""
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Scores ``(B, 1)``; a region that the truth does not have is left out."""
-        assert y is not None  # it compares
-        scores = [compute_dice(one[None].float(), truth[None].float()) for one, truth in zip(y_pred, y, strict=True)]
-        return torch.cat(scores).nanmean(dim=1, keepdim=True).cpu()
-
-    def aggregate(self) -> torch.Tensor:
-        """Mean over the cases that have a tumour; NaN where none has."""
-        return self.get_buffer().nanmean()
+    def score(self, image: torch.Tensor, truth: torch.Tensor) -> float:
+        """Dice of masks ``(R, H, W, D)``; a region that the truth does not have is left out."""
+        return float(compute_dice(image[None].float(), truth[None].float()).nanmean())
 
 
 class Segmenter:

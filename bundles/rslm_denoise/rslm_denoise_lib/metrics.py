@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
-from monai.metrics import CumulativeIterationMetric
 
-from common.metrics import RegionPSNR, region_metrics, ssim_map
-from common.utils.images import as_tensor
+from common.metrics import CaseScore, RegionPSNR, region_metrics, ssim_map
 
 __all__ = ["SliceScore", "denoising_metrics", "key_metric"]
 
@@ -27,7 +24,7 @@ def _ssim(image: torch.Tensor, truth: torch.Tensor, top: float) -> float:
 KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, float], float]] = {"psnr": _psnr, "ssim": _ssim}
 
 
-class SliceScore(CumulativeIterationMetric):
+class SliceScore(CaseScore):
     """Mean over a volume's slices of a score of whole slices, with each true slice's maximum as the range (eq. 7, 8).
 
     Slices lie across the last axis; those without anything above 0, the background level, have no range and are left
@@ -48,20 +45,13 @@ class SliceScore(CumulativeIterationMetric):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {tuple(KINDS)}, got {kind!r}")
-        self.score = KINDS[kind]
+        self.kind = kind
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Scores ``(B, 1)`` of predictions and truths ``(B, 1, H, W, D)``; NaN where all is background."""
-        assert y is not None  # it compares
-        return torch.tensor([[self._mean(p[0], t[0])] for p, t in zip(as_tensor(y_pred), as_tensor(y), strict=True)])
-
-    def _mean(self, image: torch.Tensor, truth: torch.Tensor) -> float:
-        pairs = zip(image.double().unbind(-1), truth.double().unbind(-1), strict=True)
-        return float(torch.tensor([self.score(a, b, float(b.max())) for a, b in pairs if b.max() > 0]).mean())
-
-    def aggregate(self) -> torch.Tensor:
-        """Mean over the volumes that have a score."""
-        return self.get_buffer().nanmean()
+    def score(self, image: torch.Tensor, truth: torch.Tensor) -> float:
+        """Score of ``(1, H, W, D)``; NaN where all is background."""
+        pairs = zip(image[0].double().unbind(-1), truth[0].double().unbind(-1), strict=True)
+        scores = [KINDS[self.kind](a, b, float(b.max())) for a, b in pairs if b.max() > 0]
+        return float(torch.tensor(scores).mean())
 
 
 def key_metric() -> dict:

@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
-from monai.metrics.utils import do_metric_reduction
 
-from common.metrics import ssim_map
-from common.utils.images import as_tensor
+from common.metrics import CaseScore, ssim_map
 
 from .rois import CONTRAST, boxes_of
 
@@ -178,7 +176,7 @@ class FlooredKL(CumulativeIterationMetric):
         return divergence + 100 * (self.floor - similarity).clamp_min(0)
 
 
-class PatchScore(CumulativeIterationMetric):
+class PatchScore(CaseScore):
     """A score of each frame's grey levels; NaN where it has no patches for it, and then not in the mean.
 
     Args:
@@ -193,18 +191,11 @@ class PatchScore(CumulativeIterationMetric):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {tuple(KINDS)}, got {kind!r}")
-        self.score = KINDS[kind]
+        self.kind = kind
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Scores ``(B, 1)`` of ``(B, 1, H, W)``; ``y`` is ``(B, 4, H, W)``, see ``HeldOutFrames``."""
-        assert y is not None  # it compares
-        pairs = zip(as_tensor(y_pred).cpu(), as_tensor(y).cpu(), strict=True)
-        return torch.tensor([self.score(pred[0].clamp(0, 1), label) for pred, label in pairs])[:, None]
-
-    def aggregate(self) -> torch.Tensor:
-        """Mean over the frames that have a score; NaN where none has."""
-        scores = self.get_buffer()
-        return scores.nanmean() if scores.isnan().all() else do_metric_reduction(scores, "mean")[0]
+    def score(self, image: torch.Tensor, truth: torch.Tensor) -> float:
+        """Score of ``(1, H, W)``; the truth is the label ``(4, H, W)``, see ``HeldOutFrames``."""
+        return KINDS[self.kind](image[0].cpu().clamp(0, 1), truth.cpu())
 
 
 def _over_tissue(score: Callable[..., float], contrast: bool = False) -> Callable[[torch.Tensor, torch.Tensor], float]:
