@@ -34,8 +34,13 @@ def measure_frames(image: MetaTensor) -> Measures:
 
     Args:
         image: frames ``(N, H, W)`` in [0, 1], the region in their meta data, see ``LoadFramesd``.
+
+    Returns:
+        Nothing where there is no ultrasound, as in a picture that is coloured throughout.
     """
     region = torch.as_tensor(image.meta["region"]).cpu().numpy() > 0
+    if not region.any():
+        return {}
     frame = image.as_tensor()[len(image) // 2].cpu().numpy()
     rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
     top, left = int(rows[0]), int(columns[0])
