@@ -13,7 +13,7 @@ from PIL import Image
 from common.errors import InputError
 from us_despeckle_lib.frames import find_frames, read_frames
 from us_despeckle_lib.savers import write_like
-from us_despeckle_lib.transforms import PlainPictured
+from us_despeckle_lib.transforms import LoadFramesd, PlainPictured, measure_frames
 
 
 def dicom(path, pixels, photometric="MONOCHROME2", bits=8, boxes=()):
@@ -96,6 +96,12 @@ def test_coloured_pixels_are_known(tmp_path):
     pixels[0, 2, 3] = (30, 60, 200)
     write(tmp_path / "a.png", pixels)
     assert np.argwhere(read_frames(tmp_path / "a.png").coloured()).tolist() == [[0, 2, 3]]
+
+
+def test_a_picture_that_is_coloured_throughout_has_no_domain(tmp_path):
+    pixels = levels((1, 40, 40, 3))
+    write(tmp_path / "a.png", pixels)
+    assert measure_frames(LoadFramesd("image")({"image": str(tmp_path / "a.png")})["image"]) == {}
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
