@@ -25,7 +25,7 @@ from monai.transforms import LoadImage
 from PIL import Image
 
 from common.handlers.scores import markdown_table
-from common.io.savers import stem_of
+from common.io.find import stem_of
 from common.utils.values import quantity
 from tools.command import run_command
 

@@ -16,9 +16,8 @@ import pydicom
 from brasyn_synthesis_lib.data import SEQUENCES, read_cases
 from common.data.datasets import is_wanted
 from common.io.bids import anatomical, is_dataset
-from common.io.find import files_matching
+from common.io.find import files_matching, stem_of
 from common.io.pictures import SUFFIXES
-from common.io.savers import stem_of
 from common.io.series import is_dicom
 from tools.package import bundle_folder
 

@@ -18,10 +18,10 @@ from common.data.sample_data import sample_brains
 from common.data.subjects import by_table
 from common.errors import InputError, one_line
 from common.io import bids
+from common.io.find import stem_of
 from common.io.headers import NIFTI_SUFFIXES
 from common.io.inputs import check_headers, find_scans
 from common.io.pictures import SUFFIXES as PICTURES
-from common.io.savers import stem_of
 from common.utils.console import say
 from common.utils.values import boolean, names, optional, quantity, value
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, one_line
-from common.io.savers import stem_of
+from common.io.find import stem_of
 from common.utils.values import optional
 
 __all__ = ["by_table", "read_subjects"]

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +16,14 @@ import numpy as np
 from common.errors import InputError
 from common.io import bids
 from common.io.files import replacing
+from common.io.find import stem_of
 from common.io.hashes import SUFFIX
+from common.io.headers import NIFTI_SUFFIXES
 
 __all__ = ["Derivatives"]
 
 INNER = Path("derivatives", "restoration-bundles")
-KEPT = ("SkullStripped", "SpatialReference")  # of the source's sidecar
+KEPT: dict[str, Any] = {"SkullStripped": bool, "SpatialReference": (str, dict)}  # of the source's sidecar
 IGNORED = f"*{SUFFIX}\nreport.html\n"  # what lies beside the results and is not of BIDS
 
 
@@ -35,6 +37,7 @@ class Derivatives:
 
     def __init__(self, output_dir: str | os.PathLike, label: str) -> None:
         self.root, self.label = Path(output_dir).expanduser() / INNER, label
+        self._facts_of = lru_cache(maxsize=1)(_facts_of)  # a case has several results
 
     def place(self, source: str, kind: str = "", sequence: str | None = None) -> Path:
         """Where a result goes: ``sub-01/ses-1/anat/sub-01_ses-1_desc-<label><kind>_T1w.nii.gz`` below the root.
@@ -47,11 +50,9 @@ class Derivatives:
         Raises:
             InputError: the source's name is not of BIDS.
         """
-        stem = Path(source).name
-        for ending in (".gz", ".nii"):
-            stem = stem.removesuffix(ending)
+        stem = stem_of(source)
         parts = bids.name_parts(f"{stem}_{sequence}" if sequence else stem)
-        if not parts:
+        if not parts or not (sequence or source.lower().endswith(NIFTI_SUFFIXES)):
             raise InputError("its name is not of BIDS, such as sub-01_T1w.nii.gz, which --bids true asks for", source)
         *entities, suffix = (part for part in parts if not part.startswith(("desc-", "res-")))
         folders = [part for part in entities if part.startswith(("sub-", "ses-"))]
@@ -68,29 +69,32 @@ class Derivatives:
             text: what the result is.
 
         Raises:
+            InputError: there is a description that cannot be read.
             StorageError: the folder cannot be written to.
         """
         dataset = self.root.parents[1].resolve()
         inside = bids.is_dataset(dataset) and all(Path(path).resolve().is_relative_to(dataset) for path in sources)
         self._tell_bundle({"Name": facts["bundle"], "Version": facts["version"]}, inside)
         names = [f"bids:raw:{Path(path).resolve().relative_to(dataset).as_posix()}" for path in sources if inside]
-        told = {"Description": text, **({"Sources": names} if inside else {}), **_facts_of(sources[0])}
+        told = {"Description": text, **({"Sources": names} if inside else {}), **self._facts_of(sources[0])}
         _write(result.with_name(result.name.replace(".nii.gz", ".json")), told)
 
     def _tell_bundle(self, bundle: Mapping[str, str], inside: bool) -> None:
         """Adds a bundle to those that the dataset was made by, and where it lies in theirs, a link to the scans'."""
-        path, told = self.root / bids.DESCRIPTION, {}
-        with contextlib.suppress(OSError, ValueError):
-            told = json.loads(path.read_text(encoding="utf-8"))
+        path = self.root / bids.DESCRIPTION
+        told = _read(path) if path.exists() else {}
+        others = told.get("GeneratedBy", []) if told is not None else None
+        if told is None or not isinstance(others, list):
+            raise InputError("no description of a BIDS dataset; mend it, or move it away", path)
         wanted = {
             "Name": "Images by restoration-bundles, not for diagnosis",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             **({"DatasetLinks": {"raw": "../.."}} if inside else {}),
             **told,
-            "GeneratedBy": [bundle, *(one for one in told.get("GeneratedBy", []) if one != bundle)],
+            "GeneratedBy": [bundle, *(one for one in others if one != bundle)],
         }
-        if bundle not in told.get("GeneratedBy", []) or wanted.keys() != told.keys():
+        if bundle not in others or wanted.keys() != told.keys():
             _write(path, wanted)
             with replacing(self.root / ".bidsignore") as partial:
                 partial.write_text(IGNORED, encoding="utf-8")
@@ -98,12 +102,18 @@ class Derivatives:
 
 def _facts_of(source: str) -> dict[str, Any]:
     """What a scan's sidecar tells that is true of results, too; whether there is more than the brain at least."""
-    told: dict[str, Any] = {}
-    sidecar = Path(source.removesuffix(".gz").removesuffix(".nii") + ".json")
-    with contextlib.suppress(OSError, ValueError):
-        told = json.loads(sidecar.read_text(encoding="utf-8"))
-    kept = {key: told[key] for key in KEPT if key in told}
+    told = _read(Path(source).with_name(f"{stem_of(source)}.json")) or {}
+    kept = {key: told[key] for key, kind in KEPT.items() if isinstance(told.get(key), kind)}
     return kept if "SkullStripped" in kept else {"SkullStripped": _is_masked(source), **kept}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file's object; None where there is no such file, or something else in it."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _is_masked(path: str) -> bool:

@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from common.errors import shown
 
-__all__ = ["any_case", "distinct", "files_matching", "folders_below", "natural"]
+__all__ = ["any_case", "distinct", "files_matching", "folders_below", "natural", "stem_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,15 @@ def natural(path: str | os.PathLike) -> list[tuple[int, int, str]]:
     """Key for sorting by numbers in names: ``case2`` before ``case10``."""
     parts = re.split(r"(\d+)", os.fspath(path).casefold())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def stem_of(path: str | os.PathLike) -> str:
+    """File name without ``.nii.gz`` or its last ending; a DICOM folder's name."""
+    name = Path(path).name
+    for ending in (".nii.gz", ".nii"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name if Path(path).is_dir() else Path(path).stem
 
 
 def folders_below(root: str | os.PathLike, hidden: bool = False) -> Iterator[tuple[str, list[str]]]:

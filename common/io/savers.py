@@ -19,22 +19,14 @@ from monai.transforms import SaveImaged
 from common.errors import InputError, shown
 from common.io import provenance
 from common.io.derivatives import Derivatives
+from common.io.find import stem_of
 from common.io.hashes import INPUT, files_of, fingerprint
 
-__all__ = ["FILES", "ExpectedResults", "SaveRestoredd", "check_finite", "checked_place", "result_path", "stem_of"]
+__all__ = ["FILES", "ExpectedResults", "SaveRestoredd", "check_finite", "checked_place", "result_path"]
 
 
 FILES = "files"  # key of what a case was made of, where it is not its image alone
 LONGEST = 255  # bytes of a file's name, on nearly all file systems
-
-
-def stem_of(path: str | os.PathLike) -> str:
-    """File name without ``.nii.gz`` or its last ending; a DICOM folder's name."""
-    name = Path(path).name
-    for ending in (".nii.gz", ".nii"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return name if Path(path).is_dir() else Path(path).stem
 
 
 def result_path(source: str, output_dir: str, postfix: str, root: str | None = None, name: str | None = None) -> Path:

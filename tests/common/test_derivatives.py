@@ -19,6 +19,7 @@ FACTS = {"bundle": "rslm_denoise", "version": "0.2.0"}
         ("sub-01_T1w.nii.gz", "", None, "sub-01/anat/sub-01_desc-denoised_T1w.nii.gz"),
         ("x/sub-01_ses-b_FLAIR.nii", "std", None, "sub-01/ses-b/anat/sub-01_ses-b_desc-denoisedStd_FLAIR.nii.gz"),
         ("sub-01_run-2_res-2_desc-brain_T2w.nii.gz", "", None, "sub-01/anat/sub-01_run-2_desc-denoised_T2w.nii.gz"),
+        ("sub-01_T1w.NII.GZ", "", None, "sub-01/anat/sub-01_desc-denoised_T1w.nii.gz"),
         ("sub-01", "", "ce-gadolinium_T1w", "sub-01/anat/sub-01_ce-gadolinium_desc-denoised_T1w.nii.gz"),
     ],
 )
@@ -27,7 +28,9 @@ def test_a_results_place(tmp_path, source, kind, sequence, place):
     assert Derivatives(tmp_path, "denoised").place(source, kind, sequence) == root / place
 
 
-@pytest.mark.parametrize("source", ["t1.nii.gz", "sub-01.nii.gz", "sub-01_brain_T1w.nii.gz", "sub-01_T1w.png"])
+@pytest.mark.parametrize(
+    "source", ["t1.nii.gz", "sub-01.nii.gz", "sub-01_brain_T1w.nii.gz", "sub-01_T1w.png", "sub-01_T1w"]
+)
 def test_other_names_are_refused(tmp_path, source):
     with pytest.raises(InputError, match=f"{source}: its name is not of BIDS, such as sub-01_T1w.nii.gz"):
         Derivatives(tmp_path, "denoised").place(source)
@@ -60,6 +63,37 @@ def described(output_dir, source, facts=FACTS):
 def test_a_brain_is_told_from_a_head_unless_the_scans_sidecar_says_so(tmp_path, margin, sidecar, stripped):
     sidecar_of_result, _ = described(tmp_path / "out", scan(tmp_path / "in", margin, **sidecar))
     assert sidecar_of_result == {"Description": "not for diagnosis", "SkullStripped": stripped}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "7", '["SkullStripped"]', '{"SkullStripped": "yes"}', '{"SpatialReference": NaN}', "[" * 99_999],
+)
+def test_a_sidecar_that_tells_nonsense_tells_nothing(tmp_path, text):
+    source = scan(tmp_path / "in", 1, SkullStripped=False)
+    (tmp_path / "in" / "sub-01" / "anat" / "sub-01_T1w.json").write_text(text, encoding="utf-8")
+    sidecar, _ = described(tmp_path / "out", source)
+    assert sidecar == {"Description": "not for diagnosis", "SkullStripped": True}
+
+
+def test_a_scan_is_read_once_for_all_its_results(tmp_path, monkeypatch):
+    source, load, loaded = scan(tmp_path / "in", 1), nib.load, []
+    monkeypatch.setattr(nib, "load", lambda path: loaded.append(path) or load(path))
+    made = Derivatives(tmp_path / "out", "denoised")
+    for kind in ("", "std"):
+        made.describe(made.place(source, kind), [source], FACTS, "not for diagnosis")
+    assert loaded == [source]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"GeneratedBy": 1}'])
+def test_a_description_that_cannot_be_read_stays_and_is_named(tmp_path, text):
+    source = scan(tmp_path / "in", 1)
+    place = tmp_path / "derivatives" / "restoration-bundles" / "dataset_description.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"{place}: no description of a BIDS dataset; mend it, or move it away"):
+        described(tmp_path, source)
+    assert place.read_text(encoding="utf-8") == text
 
 
 def test_results_in_the_scans_dataset_name_them(tmp_path):

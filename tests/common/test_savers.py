@@ -11,8 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, SaveImaged
 
 from common.errors import InputError
+from common.io.find import stem_of
 from common.io.hashes import file_hash
-from common.io.savers import SaveRestoredd, result_path, stem_of
+from common.io.savers import SaveRestoredd, result_path
 
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag([0.9, -1.1, 2.5]), [-40.0, 12.5, 7.25]

@@ -16,9 +16,9 @@ from common.data.datasets import entries_to_evaluate, held_out_brain, patient_of
 from common.data.sample_data import sample_brains
 from common.errors import InputError
 from common.io import bids
+from common.io.find import stem_of
 from common.io.inputs import check_headers, find_scans
 from common.io.readers import grid_of
-from common.io.savers import stem_of
 from common.utils.console import say
 from common.utils.values import boolean, optional
 

@@ -20,11 +20,12 @@ from scipy import ndimage
 from common.data.datasets import TakePartd
 from common.engine.domain import Measures, measure, measure_file, warn_outside
 from common.errors import InputError
+from common.io.find import stem_of
 from common.io.hashes import files_of
 from common.io.inputs import CheckVoxelsd
 from common.io.provenance import describe
 from common.io.readers import LoadScan
-from common.io.savers import FILES, ExpectedResults, SaveRestoredd, checked_place, result_path, stem_of
+from common.io.savers import FILES, ExpectedResults, SaveRestoredd, checked_place, result_path
 from common.transforms.intensity import foreground_mask, standardise
 from common.utils.console import say
 from common.utils.images import as_tensor, like_image

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from common.engine.domain import Measures, variants
 from common.errors import InputError
+from common.io.find import stem_of
 from common.io.readers import LoadScan
-from common.io.savers import stem_of
 from common.transforms.geometry import grid_affine
 from common.transforms.intensity import foreground_mask
 from common.utils.console import say

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.io.find import stem_of
 from common.io.pictures import turned
-from common.io.savers import SaveRestoredd, stem_of
+from common.io.savers import SaveRestoredd
 
 from .detection import FROM
 from .slices import is_picture

@@ -18,8 +18,8 @@ from common.data.sample_data import sample_brains
 from common.engine.domain import Measures, measure, variants
 from common.errors import InputError
 from common.io.files import replacing
+from common.io.find import stem_of
 from common.io.readers import LoadScan
-from common.io.savers import stem_of
 from common.samplers import SliceProfile
 from common.transforms.degradation import degrade
 from common.transforms.geometry import grid_affine, middle_window

@@ -18,9 +18,9 @@ from common.data.sample_data import sample_brains
 from common.engine.domain import estimate_level
 from common.errors import InputError
 from common.io.files import replacing
+from common.io.find import stem_of
 from common.io.inputs import check_headers, find_scans
 from common.io.readers import grid_of
-from common.io.savers import stem_of
 from common.transforms.geometry import middle_window
 from common.transforms.intensity import robust_range
 from common.utils.values import triple

@@ -15,7 +15,7 @@ from monai.data import CacheDataset, MetaTensor
 from common.data.datasets import read_split
 from common.data.sample_data import sample_probes
 from common.errors import InputError
-from common.io.savers import stem_of
+from common.io.find import stem_of
 from common.utils.console import say
 
 from .frames import find_frames, read_frames

@@ -15,9 +15,10 @@ from PIL import Image, ImageSequence
 
 from common.errors import InputError
 from common.io import provenance
+from common.io.find import stem_of
 from common.io.headers import check_file
 from common.io.pictures import open_picture, orientation, turned
-from common.io.savers import ExpectedResults, SaveRestoredd, stem_of
+from common.io.savers import ExpectedResults, SaveRestoredd
 from common.io.series import is_dicom
 
 from .deidentify import deidentified
