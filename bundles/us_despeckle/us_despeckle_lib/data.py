@@ -14,6 +14,7 @@ from monai.data import CacheDataset, MetaTensor
 
 from common.data.datasets import read_split
 from common.data.sample_data import sample_probes
+from common.data.subjects import by_table
 from common.errors import InputError
 from common.io.find import stem_of
 from common.utils.console import say
@@ -39,69 +40,72 @@ def probe_entries(
     most: int | None = None,
     held_out: bool = True,
     split: str | None = None,
+    subjects_table: str | None = None,
 ) -> dict[str, list[dict[str, str]]]:
-    """Entries ``{"image": path, "subject": stem}`` of the files in ``low/`` and ``high/``.
+    """Entries ``{"image": path, "subject": name}`` of the files in ``low/`` and ``high/``.
 
     Args:
         dataset_dir: holds the two folders; None for the sample probes, which are made on first use.
-        val_fraction: share of the files in ``low/`` that validate, at least one.
+        val_fraction: share of the subjects in ``low/`` that validate, at least one.
         seed: chooses which.
         most: validation files at most, None for all.
         held_out: False validates on all files of ``low/``, of the sample probes on those held out from training, of a
             split on its "test" files, and takes all of ``high/`` as reference.
-        split: a JSON file with lists of file names without ending instead of ``val_fraction`` and ``seed``, see
-            ``common.data.datasets.read_split``; names of ``high/`` in "validate" or "test" are no reference then.
-            A name that both folders have is that of ``low/``; ``high/NAME`` is the other.
+        split: a JSON file with lists of subjects instead of ``val_fraction`` and ``seed``, see
+            ``common.data.datasets.read_split``.
+        subjects_table: tells whose the frames of both folders are, see ``common.data.subjects.by_table``; None: each
+            file counts by itself, named without its ending, and a file of ``high/`` of a name that ``low/`` has, too,
+            as ``high/NAME``. What ``high/`` has of subjects that validate or test is no reference in training.
 
     Returns:
-        ``{"train": low, "validate": low, "reference": high}``; a single file in ``low/`` both trains and validates.
+        ``{"train": low, "validate": low, "reference": high}``; a single subject in ``low/`` both trains and validates.
 
     Raises:
-        InputError: a folder missing or empty, the same file in both, or a split that does not fit.
+        InputError: a folder missing or empty, the same file in both, a table or a split that does not fit, or a
+            reference of subjects that are held out alone.
     """
     root = Path(dataset_dir or sample_probes()).expanduser()
     low, high = (_side(root, name) for name in ("low", "high"))
-    known = {_hash(path): path for path in high}
-    for path in low:
-        if _hash(path) in known:
-            raise InputError(f"the same file as {known[_hash(path)]}; low/ and high/ need different probes", path)
+    hashes = {_hash(entry["image"]): entry["image"] for entry in high}
+    for path in (entry["image"] for entry in low):
+        if (same := hashes.get(_hash(path))) is not None:
+            raise InputError(f"the same file as {same}; low/ and high/ need different probes", path)
+    if subjects_table is None:
+        names = {entry["subject"] for entry in low}
+        high = [{**e, "subject": f"high/{e['subject']}"} if e["subject"] in names else e for e in high]
+    low, high = by_table(low, subjects_table), by_table(high, subjects_table)
+    known = list(dict.fromkeys(entry["subject"] for entry in low))
     if split is not None:
-        return _entries(_split_sides(low, high, split, held_out))
-    order = np.random.default_rng(seed).permutation(len(low))
-    count = min(max(1, round(val_fraction * len(low))), max(1, len(low) - 1))
-    validate = [low[i] for i in sorted(order[:count])]
-    train = [low[i] for i in sorted(order[count:])]
-    if not train:
-        if held_out:
-            say("one file in low/ only: it both trains and validates, so the scores are those of known data")
-        train = validate
-    if not held_out and dataset_dir is not None:
-        validate = low
-    return _entries({"train": train, "validate": validate[:most], "reference": high})
-
-
-def _entries(parts: dict[str, list[str]]) -> dict[str, list[dict[str, str]]]:
-    return {name: [{"image": path, "subject": stem_of(path)} for path in paths] for name, paths in parts.items()}
-
-
-def _split_sides(low: list[str], high: list[str], split: str, held_out: bool) -> dict[str, list[str]]:
-    """Files of the low probe that train and validate, and of the reference probe, as a split file says."""
-    names = {path: stem_of(path) for path in low}
-    names |= {path: f"high/{stem_of(path)}" if stem_of(path) in names.values() else stem_of(path) for path in high}
-    parts = {part: set(stems) for part, stems in read_split(split, list(names.values())).items()}
-    scored = parts["validate"] if held_out else parts["test"] or parts["validate"]
-    kept = parts["validate"] | parts["test"] if held_out else set()
+        parts = read_split(split, sorted({entry["subject"] for entry in (*low, *high)}))
+        apart = {*parts["validate"], *parts["test"]}
+        train, validate = parts["train"], parts["validate"] if held_out else parts["test"] or parts["validate"]
+    else:
+        order = np.random.default_rng(seed).permutation(len(known))
+        count = min(max(1, round(val_fraction * len(known))), max(1, len(known) - 1))
+        validate, train = ([known[i] for i in part] for part in (order[:count], order[count:]))
+        apart = set(validate)
+        if not train:
+            if held_out:
+                what = "one file" if len(low) == 1 else "one subject"
+                say(f"{what} in low/ only: it both trains and validates, so the scores are those of known data")
+            train, apart = validate, set()
+        if not held_out and dataset_dir is not None:
+            validate = known
+    reference = [entry for entry in high if not held_out or entry["subject"] not in apart]
+    if not reference:
+        raise InputError("all frames are of subjects that are held out; the reference needs others", root / "high")
+    scored = [entry for entry in low if entry["subject"] in validate]
     return {
-        "train": [path for path in low if names[path] in parts["train"]],
-        "validate": [path for path in low if names[path] in scored],
-        "reference": [path for path in high if names[path] not in kept],
+        "train": [entry for entry in low if entry["subject"] in train],
+        "validate": scored if split is not None else scored[:most],
+        "reference": reference,
     }
 
 
-def _side(root: Path, name: str) -> list[str]:
+def _side(root: Path, name: str) -> list[dict[str, str]]:
     if not (root / name).is_dir():
         raise InputError(f"has no folder {name}/; expected {LAYOUT}", root)
-    return find_frames(root / name)
+    return [{"image": path, "subject": stem_of(path)} for path in find_frames(root / name)]
 
 
 def _hash(path: str) -> str:

@@ -52,6 +52,43 @@ def test_a_split_file_repeats_the_split_it_was_written_from(probes, tmp_path):
     assert [Path(entry["image"]).stem for entry in held_out["reference"]] == ["frame-000", "frame-001", "frame-003"]
 
 
+def test_frames_of_a_person_stay_on_one_side(probes, tmp_path):
+    """Low frames 0 and 1, and high frame 3, are anna's; each other frame is somebody else's."""
+    files = sorted(path for side in ("low", "high") for path in (probes / side).iterdir())
+    whose = {"low/frame-000.png": "anna", "low/frame-001.png": "anna", "high/frame-003.png": "anna"}
+    rows = [f"{name},{whose.get(name, name)}" for name in (f"{path.parent.name}/{path.name}" for path in files)]
+    table = tmp_path / "people.csv"
+    table.write_text("frame,subject\n" + "\n".join(rows), encoding="utf-8")
+    sides = set()
+    for seed in range(6):
+        entries = probe_entries(probes, 0.3, seed, subjects_table=str(table))
+        people = {part: {entry["subject"] for entry in entries[part]} for part in entries}
+        assert not people["validate"] & (people["train"] | people["reference"]) and len(entries["validate"]) < 3
+        assert len(entries["train"]) + len(entries["validate"]) == 4
+        assert len(entries["reference"]) == 4 - ("anna" in people["validate"])
+        sides |= {part for part in ("train", "validate") if "anna" in people[part]}
+        save_split(tmp_path, {part: entries[part] for part in ("train", "validate")})
+        split = str(tmp_path / "split.json")
+        assert probe_entries(probes, 0.9, 7, split=split, subjects_table=str(table)) == entries
+    assert sides == {"train", "validate"}
+    judged = probe_entries(probes, 0.3, 0, held_out=False, subjects_table=str(table))
+    assert [len(judged[part]) for part in ("validate", "reference")] == [4, 4]
+    table.write_text("frame,subject\n" + "\n".join(rows[1:]), encoding="utf-8")
+    with pytest.raises(InputError, match="does not tell whose it is"):
+        probe_entries(probes, 0.3, 0, subjects_table=str(table))
+
+
+def test_a_reference_of_the_held_out_alone_is_refused(probes, tmp_path):
+    table = tmp_path / "people.csv"
+    rows = [f"{side}/{path.name},{'anna' if path.stem == 'frame-000' or side == 'high' else path.stem}"
+            for side in ("low", "high") for path in (probes / side).iterdir()]  # fmt: skip
+    table.write_text("frame,subject\n" + "\n".join(rows), encoding="utf-8")
+    split = tmp_path / "split.json"
+    split.write_text('{"train": ["frame-001"], "validate": ["anna"]}', encoding="utf-8")
+    with pytest.raises(InputError, match="all frames are of subjects that are held out"):
+        probe_entries(probes, 0.3, 0, split=str(split), subjects_table=str(table))
+
+
 def test_tissue_of_the_reference_is_counted_alone(frames):
     whole, tissue = (pooled_histogram(frames["reference"], tissue=wanted) for wanted in (False, True))
     assert 0 < tissue.sum() < whole.sum() and (tissue <= whole).all()
