@@ -16,6 +16,7 @@ from common.transforms.degradation import degrade
 from tools.rivals.interpolation import KERNELS, enlarge, kernel_matrix
 from tools.rivals.low_rank import lrtv, shrink_singular_values, total_variation
 from tools.rivals.mri_sr3d import run_eclare
+from tools.rivals.non_local import upsample_non_local
 from tools.rivals.rician import denoise_stabilised, moments, restore, stabilise
 from tools.rivals.rslm_denoise import best_gaussian, run_program, without_bias
 
@@ -75,6 +76,16 @@ def test_lrtv_explains_the_acquisition_and_beats_spline(volume, factors, rank):
     assert residual[0] < 0.5 * residual[1]
     error = [float((x - volume).square().mean()) for x in (made, spline)]
     assert error[0] < 0.75 * error[1]
+
+
+@pytest.mark.parametrize("factors", [(2, 2, 2), (1, 1, 3)])
+def test_non_local_upsampling_explains_the_acquisition_and_beats_spline(volume, factors):
+    low, spline = degrade(volume, factors)
+    made = upsample_non_local(low, volume.shape, factors)
+    residual = [float((degrade(x, factors)[0] - low).abs().mean()) for x in (made, spline)]
+    assert residual[0] < 0.5 * residual[1]
+    error = [float((x - volume).square().mean()) for x in (made, spline)]
+    assert error[0] < 0.9 * error[1]
 
 
 def test_moments_are_scipys():

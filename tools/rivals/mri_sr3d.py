@@ -21,6 +21,7 @@ from common.transforms.geometry import grid_affine
 
 from .interpolation import enlarge
 from .low_rank import lrtv
+from .non_local import has_skimage, upsample_non_local
 from .rival import Evaluation, Rival
 
 __all__ = ["CAPTION", "LOWER", "SCORES", "WHOLE", "acquired", "rivals", "run_eclare", "subject"]
@@ -67,6 +68,10 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
 
         return apply
 
+    def similar(item: Mapping[str, Any]) -> torch.Tensor:
+        low, factors = acquired(item, sigma, thickness)
+        return upsample_non_local(low, item["label"].shape[1:], factors, sigma, thickness)[None]
+
     def eclare(item: Mapping[str, Any]) -> torch.Tensor:
         low, factors = acquired(item, sigma, thickness)
         return run_eclare(low, item["label"].shape[1:], factors)[None]
@@ -78,6 +83,9 @@ def rivals(evaluation: Evaluation, given: Mapping[str, Any]) -> list[Rival]:
     methods += [
         Rival("tv", "total variation", variational(0.0), note="told the slice profile"),
         Rival("lrtv", "LRTV (Shi 2015)", variational(1e-3), note="told the slice profile; from the published formula"),
+        Rival("nmu", "non-local upsampling (Manjon 2010)", similar, note="told the slice profile; as published")
+        if has_skimage
+        else Rival("nmu", "non-local upsampling (Manjon 2010)", reason="scikit-image is not installed"),
         _authors(evaluation, given),
     ]
     if shutil.which(PROGRAM):
