@@ -21,9 +21,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.handlers.scores import markdown_table, mean_and_sd
+from common.handlers.scores import markdown_table, mean_and_sd, shown
 from common.io.files import replacing
 from common.io.weights import load_flat
+from common.utils.values import value
 from tools.command import run_command
 from tools.package import bundle_folder, bundle_names
 
@@ -38,6 +39,8 @@ def experiments(
     dataset_dir: str | None = None,
     split: str | None = None,
     seed: int = 0,
+    keys: Any = None,
+    weights: str | None = None,
     out: str = "experiments",
 ) -> None:
     """Train the rows of a paper's table one after the other, evaluate each on the same cases, and write one table.
@@ -53,6 +56,10 @@ def experiments(
         dataset_dir: folder of scans; the sample data by default
         split: JSON file with the subjects of training, validation and test
         seed: of each row
+        keys: further keys of all rows' trainings and evaluations, such as
+            "{'sequence': 'T1w', 'subjects_table': 'kirby21.csv'}"
+        weights: which of a row stand for it, `last` or `best`; by default those that the table names: `last` where a
+            row has a critic
         out: folder for tables and runs
     """
     if name not in bundle_names():
@@ -71,11 +78,17 @@ def experiments(
     unknown = [row for row in chosen if row not in content["rows"]]
     if unknown:
         raise ValueError(f"{table} has no row {unknown[0]}; there are {', '.join(content['rows'])}")
-    keys: dict[str, Any] = {"seed": seed}
-    keys |= {key: given for key, given in (("dataset_dir", dataset_dir), ("split", split)) if given is not None}
+    if weights not in (None, "last", "best"):
+        raise ValueError(f"weights must be last or best, got {weights}")
+    content = {**content, "weights": weights} if weights else content
+    more = value(keys)
+    if more is not None and not isinstance(more, Mapping):
+        raise ValueError(f"keys must be like {{'name': value}}, got {keys!r}")
+    places = {key: given for key, given in (("dataset_dir", dataset_dir), ("split", split)) if given is not None}
+    wanted = {"seed": seed, **places, **(more or {})}
     stem = Path(str(out)) / f"{name}-{table}-{budget}"
     for row in chosen:
-        _run(name, content, row, budget, keys, stem)
+        _run(name, content, row, budget, wanted, stem)
     path = report(stem, content)
     print(path.read_text(encoding="utf-8") + f"\n{path}, {path.with_suffix('.csv')}")
 
@@ -119,7 +132,7 @@ def _run(name: str, table: Mapping[str, Any], row: str, budget: str, keys: Mappi
         _write(done, facts)
     weights = run / f"{table.get('weights', 'last')}.pt"
     facts["parameters"] = sum(tensor.numel() for tensor in load_flat(weights).values())
-    judged = {key: value for key, value in {**train, **small}.items() if key not in table.get("training_only", [])}
+    judged = {key: given for key, given in {**train, **small}.items() if key not in table.get("training_only", [])}
     if (run / "split.json").is_file():  # without it an evaluation takes all of a folder, what was trained on included
         judged.setdefault("split", str(run / "split.json"))
     judged |= {
@@ -137,8 +150,8 @@ def _command(name: str, configs: Sequence[str], keys: Mapping[str, Any], folder:
     """Runs MONAI's command line as a user would; gives its minutes and the most memory it took, in GB."""
     files = [str(bundle_folder(name) / "configs" / f"{config}.json") for config in configs]
     words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
-    for key, value in keys.items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value) if value is not None else "None"]
+    for key, given in keys.items():
+        words += [f"--{key}", given if isinstance(given, str) else json.dumps(given) if given is not None else "None"]
     print("+ " + shlex.join(["python", *words[1:]]), flush=True)
     began = time.monotonic()
     log = folder / "log.txt"
@@ -205,9 +218,9 @@ def _lines(row: str, facts: Mapping[str, Any], table: Mapping[str, Any], scores:
     paper = table["rows"][row].get("paper", {})
     lines = []
     for setting in dict.fromkeys(case["setting"] for case in cases):
-        line = {"row": row, "setting": setting, "cases": str(sum(case["setting"] == setting for case in cases))}
+        group = [case for case in cases if case["setting"] == setting]
+        line = {"row": row, "setting": shown(group[0]), "cases": str(len(group))}
         for metric in table["metrics"]:
-            group = [case for case in cases if case["setting"] == setting]
             ours, other = ([float(case.get(key) or "nan") for case in group] for key in (metric, f"baseline_{metric}"))
             digits = 2 if "psnr" in metric else 4
             line[metric] = mean_and_sd(ours, digits)

@@ -74,6 +74,20 @@ def test_rows_are_trained_alike_compared_and_not_done_twice(command, tmp_path, s
         command(*words, "--seed", "1")
 
 
+def test_keys_and_weights_of_all_rows(command, tmp_path, monkeypatch, capsys):
+    """What a user's own data need goes to training and evaluation alike; the small budget's numbers rule."""
+    told = []
+    monkeypatch.setattr(tool, "tables_of", lambda name: {"depth": {**TABLE, "weights": "best"}})
+    monkeypatch.setattr(tool, "_command", lambda name, configs, keys, folder: told.append(keys) or {})
+    monkeypatch.setattr(tool, "load_flat", lambda path: {})
+    monkeypatch.setattr(tool, "report", lambda stem, table: tmp_path / "none.md")
+    (tmp_path / "none.md").write_text("", encoding="utf-8")
+    own = {"sequence": "T1w", "subjects_table": "people.csv"}
+    command("mri_sr3d", "depth", "--rows", "deep", "--keys", str(own), "--weights", "last", "--out", str(tmp_path))
+    assert len(told) == 2 and all(own.items() <= keys.items() and keys["num_layers"] == 3 for keys in told)
+    assert told[1]["weights"].endswith("last.pt")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -81,6 +95,8 @@ def test_rows_are_trained_alike_compared_and_not_done_twice(command, tmp_path, s
         (["mri_sr3d", "table9"], "no table table9"),
         (["mri_sr3d", "table1", "--rows", "nothing"], "no row nothing"),
         (["mri_sr3d", "table1", "--budget", "large"], "budget must be small or paper"),
+        (["mri_sr3d", "table1", "--weights", "middle"], "weights must be last or best"),
+        (["mri_sr3d", "table1", "--keys", "[1]"], "keys must be like"),
     ],
 )
 def test_a_wrong_word_is_refused_in_one_line(command, words, reason):
