@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,19 @@ from common.io.files import replacing
 from common.utils.console import say
 from common.utils.distributed import is_main_process
 
-__all__ = ["ScoreTable", "markdown_table", "mean_and_sd"]
+__all__ = ["ScoreTable", "markdown_table", "mean_and_sd", "shown"]
 
-LABELS = {"epoch", "case", "setting"}
+REQUIRED = {"epoch", "case", "setting"}
+LABELS = REQUIRED | {"extent"}  # the columns that are no scores
 BASELINE = "baseline_"  # metrics of the trivial method have this before the network's metric's name
 
 
 class ScoreTable:
     """Writes one line per case, setting and epoch to ``scores.csv``; prints a table or a summary.
 
-    Items of the evaluator's batches carry "case" and "setting" (such as the factors); the metrics come from the
-    evaluator's ``metric_details``. Works with several processes.
+    Items of the evaluator's batches carry "case" and "setting" (such as the factors) and, where they are a part of the
+    case, "extent" (see ``common.transforms.geometry.extent_of``), which then stands beside its numbers everywhere; the
+    metrics come from the evaluator's ``metric_details``. Works with several processes.
 
     Args:
         folder: the run's folder.
@@ -66,7 +68,7 @@ class ScoreTable:
 
     def _collect(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
-        self._labels += [f"{item['case']}\t{item['setting']}" for item in batch]
+        self._labels += [f"{item['case']}\t{item['setting']}\t{item.get('extent', '')}" for item in batch]
 
     def __call__(self, engine: Engine) -> None:
         """Adds the lines of the run that has just ended, of all processes, and writes the table."""
@@ -79,9 +81,10 @@ class ScoreTable:
         details = {name: values.flatten().tolist() for name, values in state.metric_details.items()}
         rows = []
         for i, label in enumerate(labels):
-            case, setting = label.split("\t")
+            case, setting, extent = label.split("\t")
             scores = {name: f"{values[i]:.6f}" for name, values in details.items()}
-            rows.append({"epoch": str(engine.state.epoch), "case": case, "setting": setting, **scores})
+            labelled = {"case": case, "setting": setting, **({"extent": extent} if extent else {})}
+            rows.append({"epoch": str(engine.state.epoch), **labelled, **scores})
         self._append(rows)
         if self.table:
             text = self.text(rows)
@@ -117,8 +120,8 @@ class ScoreTable:
             for row in rows:
                 for name in row.keys() - LABELS:
                     float(row[name])
-                if not row.keys() >= LABELS:
-                    raise ValueError(f"no column {' or '.join(sorted(LABELS - row.keys()))}")
+                if not row.keys() >= REQUIRED:
+                    raise ValueError(f"no column {' or '.join(sorted(REQUIRED - row.keys()))}")
         except (OSError, TypeError, ValueError, csv.Error) as error:
             reason = "not a table of scores; move it away, and the run starts a new one"
             raise InputError(f"{reason} ({one_line(error)})", self.path) from error
@@ -139,14 +142,14 @@ class ScoreTable:
         methods = {BASELINE: self.baseline, **{f"{other}_": other for other in self.others}, "": "network"}
         if self.others:
             body = [
-                [case, group[0]["setting"], method, *self._cells(group, [prefix + name for name in names])]
+                [case, shown(group[0]), method, *self._cells(group, [prefix + name for name in names])]
                 for case, group in groups
                 for prefix, method in methods.items()
             ]
             return markdown_table(["case", "setting", "method", *names], body)
         header = ["case", "setting", *[f"{name} {method}" for name in names for method in methods.values()]]
         keys = [prefix + name for name in names for prefix in methods]
-        return markdown_table(header, [[case, g[0]["setting"], *self._cells(g, keys)] for case, g in groups])
+        return markdown_table(header, [[case, shown(g[0]), *self._cells(g, keys)] for case, g in groups])
 
     @staticmethod
     def _cells(group: Sequence[dict[str, str]], keys: Sequence[str]) -> list[str]:
@@ -173,7 +176,7 @@ class ScoreTable:
                 values = [self._value(group, prefix + metric, metric) for metric in metrics]
                 texts.append(f"{name} {' / '.join(values)}")
             gain = _mean(group, metrics[0]) - _mean(group, BASELINE + metrics[0])
-            parts.append(f"{setting}: {', '.join(texts)}, gain {gain:+.2f} {self._unit(metrics[0])}".rstrip())
+            parts.append(f"{shown(group[0])}: {', '.join(texts)}, gain {gain:+.2f} {self._unit(metrics[0])}".rstrip())
         return f"{' / '.join(metrics)} on {len({row['case'] for row in rows})} held-out {self.items} -- " + "; ".join(
             parts
         )
@@ -184,6 +187,11 @@ class ScoreTable:
     def _value(self, group: Sequence[dict[str, str]], key: str, metric: str) -> str:
         digits = 2 if self._unit(metric) else 4
         return f"{_mean(group, key):.{digits}f} {self._unit(metric)}".rstrip()
+
+
+def shown(row: Mapping[str, str]) -> str:
+    """The setting of a line of ``scores.csv``, and of which part its numbers are: "2x2x2, middle 64x64x64"."""
+    return ", ".join(text for text in (row["setting"], row.get("extent")) if text)
 
 
 def _mean(group: Sequence[dict[str, str]], key: str) -> float:

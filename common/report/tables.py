@@ -75,9 +75,11 @@ class Scores:
             yield {"setting": setting, "cases": self.counted(setting), "lines": lines, "gains": gains}
 
     def counted(self, setting: str) -> str:
-        """How many cases a setting has, such as "1 volume" or "8 slices"."""
+        """How many cases a setting has, such as "1 volume" or "8 slices (middle 64x64)"."""
         count, items = len(self.cases(setting)), self.table.items
-        return f"{count} {items.replace('(s)', '' if count == 1 else 's')}"
+        extents = {row.get("extent") or "" for row in self.rows if row["setting"] == setting} - {""}
+        part = f" ({', '.join(sorted(extents))})" if extents else ""
+        return f"{count} {items.replace('(s)', '' if count == 1 else 's')}{part}"
 
     def sentences(self) -> list[str]:
         """What the first metric says, in words."""

@@ -19,7 +19,7 @@ from common.io.readers import LoadScan
 from common.transforms.intensity import ScaleIntensityRobustd
 from common.utils.images import as_tensor, like_image
 
-__all__ = ["AddGuidesd", "better_shift", "coverage", "grid_affine", "middle_window", "spacing_of"]
+__all__ = ["AddGuidesd", "better_shift", "coverage", "extent_of", "grid_affine", "middle_window", "spacing_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,17 @@ def middle_window(mask: torch.Tensor, crop: Sequence[float] | None) -> list[slic
         start = min(max(centre - size // 2, 0), length - size)
         window.append(slice(start, start + size))
     return window
+
+
+def extent_of(crop: Sequence[float] | None, unit: str = "") -> dict[str, str]:
+    """What tells that scores are of a part: ``{"extent": "middle 64x64x32"}`` for an item, nothing of a whole one.
+
+    Args:
+        crop: edge lengths, as for ``middle_window``.
+        unit: what is counted, where it is neither voxels nor pixels.
+    """
+    text = "x".join(f"{edge:g}" for edge in crop or ())
+    return {"extent": f"middle {text} {unit}".rstrip()} if crop else {}
 
 
 def better_shift(

@@ -82,11 +82,13 @@ def _mapping(given: Any, key: str) -> dict[str, Any]:
 
 def _caption(caption: str, keys: Mapping[str, Any]) -> str:
     """What the numbers are: a score of a part says so."""
-    crop = keys.get("crop")
-    if not crop:
+    if slices := keys.get("slices"):
+        caption = caption.replace("whole volumes", f"the middle {slices} axial slices")
+    if not (crop := keys.get("crop")):
         return caption
     edges = " x ".join(str(edge) for edge in crop) if isinstance(crop, Sequence) else f"{crop}-voxel cube"
-    return caption.replace("whole volumes", f"the middle {edges} of the foreground")
+    caption = caption.replace("whole volumes", f"the middle {edges} of the foreground")
+    return caption.replace("whole frames", f"the middle {crop} pixels each way of the ultrasound")
 
 
 def _wanted(methods: Sequence[Rival], given: Any) -> list[Rival]:

@@ -20,7 +20,7 @@ from common.data.datasets import check_entries
 from common.errors import InputError
 from common.io.inputs import root_cause
 from common.io.readers import LoadScan
-from common.transforms.geometry import middle_window
+from common.transforms.geometry import extent_of, middle_window
 from common.utils.console import say
 
 from .data import SEQUENCES, inputs_of
@@ -178,4 +178,5 @@ class HeldOutCases(Dataset):
             "regression": linear_regression(image, label),
             "case": item["case"],
             "setting": self.target,
+            **extent_of(self.slices and [self.slices], "slices"),
         }

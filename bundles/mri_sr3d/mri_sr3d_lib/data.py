@@ -22,7 +22,7 @@ from common.io.find import stem_of
 from common.io.readers import LoadScan
 from common.samplers import SliceProfile
 from common.transforms.degradation import degrade
-from common.transforms.geometry import grid_affine, middle_window
+from common.transforms.geometry import extent_of, grid_affine, middle_window
 from common.transforms.intensity import foreground_mask
 from common.utils.images import like_image
 from common.utils.values import triple, value
@@ -186,6 +186,7 @@ class DegradedVolumes(CacheDataset):
             "affine": image.affine,  # its directions and spacing; a crop starts elsewhere
             "case": self.cases[index // len(self.scales)],
             "setting": setting_name(scale),
+            **extent_of(self.crop),
         }
 
     def describe(self) -> str:

@@ -21,7 +21,7 @@ from common.io.files import replacing
 from common.io.find import stem_of
 from common.io.inputs import check_headers, find_scans
 from common.io.readers import grid_of
-from common.transforms.geometry import middle_window
+from common.transforms.geometry import extent_of, middle_window
 from common.transforms.intensity import robust_range
 from common.utils.values import triple
 
@@ -211,7 +211,7 @@ class NoisyVolumes(CacheDataset):
         noisy = given[0].contiguous() if given else self._noisy(truth, level, number)
         if self.masked:
             noisy, truth = noisy * mask, truth * mask
-        item = {"image": noisy, "label": truth, "case": stem_of(source)}
+        item = {"image": noisy, "label": truth, "case": stem_of(source), **extent_of(self.crop)}
         item["setting"] = "paired" if self.paired else f"{level:g}%"
         item["level"] = told = estimate_level(noisy) if self.paired else level * self.noise.strength
         methods = {

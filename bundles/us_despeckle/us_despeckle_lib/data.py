@@ -17,6 +17,7 @@ from common.data.sample_data import sample_probes
 from common.data.subjects import by_table
 from common.errors import InputError
 from common.io.find import stem_of
+from common.transforms.geometry import extent_of
 from common.utils.console import say
 
 from .frames import find_frames, read_frames
@@ -196,7 +197,8 @@ class HeldOutFrames(CacheDataset):
             say(f"{Path(path).name}: patches of tissue {list(boxes.values())} ({how}), contrasted with {contrast}")
         channels = [frame[window], *(torch.from_numpy(x[window].astype(np.float32)) for x in (region, clean))]
         label = torch.stack([channels[0], channels[1], torch.from_numpy(rois), channels[2]])
-        return {"image": channels[0][None].clone(), "label": label, "case": stem_of(path), "setting": "low"}
+        labels = {"case": stem_of(path), "setting": "low", **extent_of(self.crop and [self.crop] * 2)}
+        return {"image": channels[0][None].clone(), "label": label, **labels}
 
     def describe(self) -> str:
         """What it holds, for a run's first lines."""

@@ -55,10 +55,11 @@ class SpeckleScores(ScoreTable):
         now = self.pooled[epoch]
         before, after = now["baseline_kl_reference"], now["kl_reference"]
         levels = f"mean grey level {255 * now['baseline_mean']:.1f} to {255 * now['mean']:.1f}"
+        extent = next((f"; {row['extent']} of each frame" for row in self.rows(epoch) if row.get("extent")), "")
         return (
             f"KL(y,x) of input {before:.4f}, KL(y,x^) of network {after:.4f}, "
             f"in tissue {now['baseline_kl_tissue']:.4f} to {now['kl_tissue']:.4f}, SSIM(x,x^) {now['ssim_input']:.4f}, "
-            f"SSNR {now['baseline_ssnr']:.2f} to {now['ssnr']:.2f}, {levels}"
+            f"SSNR {now['baseline_ssnr']:.2f} to {now['ssnr']:.2f}, {levels}{extent}"
         )
 
     def summary(self, epoch: int, metrics: Sequence[str] = ()) -> str:

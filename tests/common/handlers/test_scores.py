@@ -11,6 +11,8 @@ from ignite.engine import Engine
 from common.handlers import ScoreTable
 from common.handlers import scores as module
 from common.handlers.scores import markdown_table, mean_and_sd
+from common.report.tables import Scores
+from common.transforms.geometry import extent_of
 
 CASES = [("a", "2x2x2"), ("a", "3x3x3"), ("b", "2x2x2"), ("b", "3x3x3")]
 METRICS = ["psnr_foreground", "ssim_foreground"]
@@ -109,6 +111,21 @@ def test_the_table_lists_cases_and_mean_with_standard_deviation(tmp_path, capsys
     assert lines[2] == ["a", "2x2x2", "29.00", "30.00", "0.6000", "0.7500"]
     assert lines[6] == ["mean ± sd of 2", "2x2x2", "30.00 ± 1.41", "31.00 ± 1.41", "0.6200 ± 0.0283", "0.7750 ± 0.0354"]
     assert len(lines) == 2 + 4 + 2
+
+
+def test_scores_of_a_part_say_so_wherever_they_stand(tmp_path):
+    rows = [
+        {"epoch": "1", "case": case, "setting": "2x2x2", **extent_of([64, 64, 32]), "psnr": "31", "baseline_psnr": "30"}
+        for case in "ab"
+    ]
+    table = ScoreTable(tmp_path, "spline")
+    table._append(rows)
+    assert table.rows() == rows
+    assert table.text(rows).count("| 2x2x2, middle 64x64x32 |") == 3 and "extent" not in table.text(rows)
+    assert "-- 2x2x2, middle 64x64x32: spline" in table.summary(1, ["psnr"])
+    scores = Scores(table, 1)
+    assert scores.names == ["psnr"] and scores.counted("2x2x2") == "2 volumes (middle 64x64x32)"
+    assert extent_of(None) == {} and extent_of([16], "slices") == {"extent": "middle 16 slices"}
 
 
 def test_a_score_without_a_baseline_has_a_dash_there(tmp_path):
