@@ -178,5 +178,5 @@ class HeldOutCases(Dataset):
             "regression": linear_regression(image, label),
             "case": item["case"],
             "setting": self.target,
-            **extent_of(self.slices and [self.slices], "slices"),
+            **extent_of([self.slices] if self.slices else None, "slices"),
         }

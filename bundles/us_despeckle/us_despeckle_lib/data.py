@@ -197,7 +197,7 @@ class HeldOutFrames(CacheDataset):
             say(f"{Path(path).name}: patches of tissue {list(boxes.values())} ({how}), contrasted with {contrast}")
         channels = [frame[window], *(torch.from_numpy(x[window].astype(np.float32)) for x in (region, clean))]
         label = torch.stack([channels[0], channels[1], torch.from_numpy(rois), channels[2]])
-        labels = {"case": stem_of(path), "setting": "low", **extent_of(self.crop and [self.crop] * 2)}
+        labels = {"case": stem_of(path), "setting": "low", **extent_of([self.crop] * 2 if self.crop else None)}
         return {"image": channels[0][None].clone(), "label": label, **labels}
 
     def describe(self) -> str:
