@@ -203,7 +203,10 @@ def report(stem: Path, table: Mapping[str, Any]) -> Path:
         writer.writerows(lines)
     steps = {facts["steps"] for facts in facts_of.values()}
     said = [table["title"] + "\n", table["note"] + "\n" if "note" in table else ""]
-    said.append(f"Generator steps of each row: {', '.join(str(s) for s in sorted(steps, key=str))}.\n")
+    stands = {"last": "The last weights", "best": "The best weights by validation"}[table.get("weights", "last")]
+    said.append(
+        f"Generator steps of each row: {', '.join(str(s) for s in sorted(steps, key=str))}. {stands} stand for it.\n"
+    )
     said.append(markdown_table(header, [[str(line[column]) for column in header] for line in lines]))
     target = stem.with_name(stem.name + ".md")
     with replacing(target) as partial:

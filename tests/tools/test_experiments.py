@@ -69,6 +69,8 @@ def test_rows_are_trained_alike_compared_and_not_done_twice(command, tmp_path, s
         json.loads((tmp_path / "out" / "mri_sr3d-depth-small" / row / "row.json").read_text()) for row in TABLE["rows"]
     ]
     assert facts[0]["steps"] == facts[1]["steps"] == 4
+    told = (tmp_path / "out" / "mri_sr3d-depth-small.md").read_text(encoding="utf-8")
+    assert "Generator steps of each row: 4. The last weights stand for it." in told
     assert all(float(line["GB"]) > 0 and float(line["psnr_foreground"].split()[0]) > 0 for line in (shallow, deep))
     with pytest.raises(SystemExit, match="made with other settings"):
         command(*words, "--seed", "1")
