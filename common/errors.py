@@ -39,7 +39,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     if "Traceback (most recent call last)" in text:  # MONAI's LoadImage quotes the traceback of every reader it tried
         text = text.splitlines()[-1]
     text = re.sub(r".*ITK ERROR: (\w+\(0x[0-9a-fA-F]+\): )?", "", text, flags=re.DOTALL)
-    text = plain(text)
+    text = re.sub(r"<([\w.]+) object at 0x[0-9a-f]+>", r"\1", plain(text))
     if not text or isinstance(error, LookupError):  # whose text is only the missing key
         text = f"{type(error).__name__} {text}".strip()
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -272,6 +272,8 @@ def split_entries(
     file = optional(split)
     if file is not None:
         parts = read_split(file, known)
+        if empty := [part for part in ("train", "validate") if not parts[part]]:
+            raise InputError(f"names no subject to {' and '.join(empty)}", file)
         kept = set(parts["train"][:limit])
         return {
             "train": [entry for entry in entries if entry["subject"] in kept],
@@ -304,7 +306,7 @@ def read_split(path: str, known: Sequence[str]) -> dict[str, list[str]]:
     """
     try:
         parts = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"not a split file ({one_line(error)})", path) from error
     if not isinstance(parts, dict) or not {"train", "validate"} <= parts.keys() <= {"train", "validate", "test"}:
         raise InputError('expected {"train": [...], "validate": [...], "test": [...]}', path)

@@ -77,9 +77,9 @@ def number(name: str, meaning: str, least: float, most: float = float("inf"), em
     return Key(name, meaning, lambda given: values.quantity(given, name, least, most, empty=empty))
 
 
-def whole(name: str, meaning: str, least: int, empty: bool = False) -> Key:
-    """A whole number; ``empty`` allows null."""
-    return Key(name, meaning, lambda given: values.quantity(given, name, least, whole=True, empty=empty))
+def whole(name: str, meaning: str, least: int, most: float = float("inf"), empty: bool = False) -> Key:
+    """A whole number within bounds; ``empty`` allows null."""
+    return Key(name, meaning, lambda given: values.quantity(given, name, least, most, whole=True, empty=empty))
 
 
 def pick(name: str, meaning: str, options: Sequence[Any]) -> Key:
@@ -135,7 +135,7 @@ def device(given: Any) -> str:
 
 
 DEVICE = Key("device", "such as `cpu` or `cuda:1`; the GPU if there is one", device)
-SEED = whole("seed", "start of all randomness: split, samples, first weights", 0)
+SEED = whole("seed", "start of all randomness: split, samples, first weights", 0, 2**32 - 1)
 
 
 SHARED = (  # of every bundle

@@ -277,7 +277,14 @@ def root_cause(error: BaseException) -> BaseException:
 def _plain(error: BaseException) -> InputError | None:
     """What the user is told of an error in one line; None for one that needs its traceback."""
     cause = root_cause(error)
-    return cause if isinstance(cause, InputError) else storage_error(error)
+    return cause if isinstance(cause, InputError) else storage_error(error) or _memory_error(cause)
+
+
+def _memory_error(error: BaseException) -> InputError | None:
+    """What a training without room for its patches is told; the CPU's allocator has no error of its own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return InputError(f"not enough memory ({one_line(error)}); smaller patches or batches take less")
+    return None
 
 
 def _not_said_later(record: logging.LogRecord) -> bool:

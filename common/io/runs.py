@@ -37,11 +37,13 @@ def run_folder(output_dir: str, run_name: Any, resume: Any, prefix: str) -> Path
         prefix: first part of a name that is not given.
 
     Raises:
-        InputError: a run to resume has no ``last.pt``, a new run's name is taken, or another process is at work in the
-            folder.
+        InputError: a name with folders, a run to resume has no ``last.pt``, a new run's name is taken, or another
+            process is at work in the folder.
         StorageError: the folder cannot be written to.
     """
     root, name = Path(output_dir).expanduser(), optional(run_name)
+    if name and (name in (".", "..") or re.search(r"[/\\\0]", name)):
+        raise InputError(f"run_name must be a name, and output_dir the folder in which it lies; got {name!r}")
     return from_first(lambda: _claimed(root, name, boolean(resume), prefix))
 
 

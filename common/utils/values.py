@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "value",
 ]
 
+LARGEST = sys.float_info.max  # a longer whole number has no float
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
 
 
@@ -41,7 +43,7 @@ def value(given: Any) -> Any:
         return WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last three of nested brackets
         return text or None
 
 
@@ -76,7 +78,7 @@ def names(given: Any) -> list[str]:
 def number(given: Any) -> float | None:
     """A finite number, or None for anything else; true and false are no numbers."""
     plain = value(given)
-    known = isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain)
+    known = isinstance(plain, int | float) and not isinstance(plain, bool) and abs(plain) <= LARGEST
     return float(plain) if known else None
 
 
@@ -134,7 +136,7 @@ def triple(given: Any, name: str) -> tuple[float, float, float] | None:
     if plain is None:
         return None
     numbers = tuple(plain) if isinstance(plain, list | tuple) else (plain,) * 3
-    if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n < float("inf") for n in numbers):
+    if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n <= LARGEST for n in numbers):
         raise InputError(f"{name} must be one or three positive numbers, such as [1,1,2]; got {given!r}")
     first, second, third = map(float, numbers)
     return first, second, third

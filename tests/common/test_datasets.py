@@ -296,6 +296,8 @@ def test_a_file_under_two_names_is_one_subject(tmp_path):
     ("content", "told"),
     [
         ("no json", "not a split file"),
+        ("[" * 99_999, "not a split file"),
+        ('{"train": [], "validate": ["a"]}', "names no subject to train"),
         ("[1]", "expected {"),
         ('{"train": ["a"]}', "expected {"),
         ('{"train": ["a"], "validate": ["b"], "more": []}', "expected {"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images are found and loaded case by case; what cannot work costs one line, not the run."""
 
+import io
 import logging
 import sys
 import threading
@@ -17,7 +18,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import EnsureChannelFirstd, LoadImaged
 from torch._utils import ExceptionWrapper
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.io.headers import check_headers
 from common.io.inputs import CaseLoader, Cases, CheckVoxelsd, find_scans, plain_errors, root_cause
 
@@ -299,6 +300,11 @@ def test_root_cause_is_found_through_a_worker_process(wrap):
     assert str(root_cause(caught.value)) == "a.nii: constant image"
 
 
+def test_a_librarys_error_names_no_address():
+    error = OSError(f"cannot identify {io.BytesIO()}")
+    assert one_line(error) == "cannot identify _io.BytesIO"
+
+
 def test_input_error_is_one_line():
     assert str(InputError("two\nlines", "a.nii")) == "a.nii: two lines"
     assert str(InputError("no file")) == "no file"
@@ -322,6 +328,11 @@ def test_config_with_bad_input_ends_in_one_line(tmp_path, monkeypatch, capsys):
     )
     assert capsys.readouterr().err == f"{expected}\n"
     assert others == []
+
+    full = wrapped(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 163840 bytes"))
+    hook(RuntimeError, full, None)
+    line = capsys.readouterr().err
+    assert line.startswith("error: not enough memory (DefaultCPUAllocator: ") and line.endswith(" take less\n")
 
     bug = wrapped(KeyError("bug"))
     hook(RuntimeError, bug, None)

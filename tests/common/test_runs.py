@@ -47,6 +47,12 @@ def test_a_run_may_have_a_name(tmp_path):
     assert run_folder(tmp_path, 7, False, "sample") == tmp_path / "7"
 
 
+@pytest.mark.parametrize("name", ["..", "../other", "a/b", "/tmp/run", "a\\b", "a\0b"])
+def test_a_name_leads_out_of_no_folder(tmp_path, name):
+    assert refused(tmp_path / "out", name, False, "sample").startswith("run_name must be a name, and output_dir")
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_a_finished_runs_name_is_taken(tmp_path):
     finished(run_folder(tmp_path, "mine", False, "sample"))
     assert "this run exists; add --resume true" in refused(tmp_path, "mine", False, "sample")

@@ -93,7 +93,12 @@ def test_what_is_no_number_is_none(text):
     assert number(given(f"--key={text}")) is None and number(value(text)) is None
 
 
-@pytest.mark.parametrize("plain", [True, False, None, float("nan"), float("-inf"), [1.0], 1j])
+@pytest.mark.parametrize("text", ["{[]:1}", "[" * 300, "[" * 99_999])
+def test_brackets_that_make_no_value_are_text(text):
+    assert value(text) == text and number(text) is None
+
+
+@pytest.mark.parametrize("plain", [True, False, None, float("nan"), float("-inf"), [1.0], 1j, 10**400])
 def test_values_that_are_no_finite_numbers_are_none(plain):
     assert number(plain) is None
 

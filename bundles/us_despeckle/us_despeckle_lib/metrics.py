@@ -16,6 +16,7 @@ import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import CumulativeIterationMetric
 
+from common.errors import InputError
 from common.metrics import CaseScore, ssim_map
 
 from .rois import CONTRAST, boxes_of
@@ -42,7 +43,13 @@ IMAGE, REGION, ROIS, CLEAN = range(4)  # channels of a validation item's "label"
 
 
 def histogram(image: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """Counts ``(256,)`` of the grey levels [0, 1] inside a region of the same shape, float64; levels are clipped."""
+    """Counts ``(256,)`` of the grey levels [0, 1] inside a region of the same shape, float64; levels are clipped.
+
+    Raises:
+        InputError: NaN, as a network gives whose training has diverged.
+    """
+    if image.isnan().any():
+        raise InputError("the network gives NaN, its training has diverged; a lower --learning_rate may help")
     levels = (image.clamp(0, 1) * (BINS - 1)).round().long()
     return torch.bincount(levels[region > 0].flatten().cpu(), minlength=BINS).double()
 

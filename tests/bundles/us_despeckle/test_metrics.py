@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
+from common.errors import InputError
 from us_despeckle_lib.metrics import (
     FlooredKL,
     HistogramKL,
@@ -33,6 +34,11 @@ def test_a_level_falls_into_its_own_bin():
     counts = histogram(image, torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0]]))
     assert counts.sum() == 6
     assert [float(counts[k]) for k in (0, 10, 200, 255)] == [2, 1, 1, 2]
+
+
+def test_a_network_that_gives_nan_has_diverged():
+    with pytest.raises(InputError, match="its training has diverged; a lower --learning_rate may help"):
+        histogram(torch.tensor([[0.5, torch.nan]]), torch.ones(1, 2))
 
 
 def test_divergence_by_hand_and_by_scipy():

@@ -10,6 +10,8 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from common.engine import Recipe, bundle_root, edges, flag, name, names, number, path, pick, scales, triple, whole
+from common.engine.keys import SEED
+from common.errors import InputError
 from common.io.inputs import root_cause
 
 CONFIG = {
@@ -219,3 +221,9 @@ def test_the_record_names_no_folder_of_this_machine(recipe, tmp_path):
 def test_outside_a_configuration_there_is_nothing_to_prepare(recipe):
     with pytest.raises(RuntimeError, match="expression in a configuration"):
         recipe.prepare()
+
+
+def test_a_seed_that_torch_cannot_take_is_refused():
+    assert SEED.plain("4294967295") == 2**32 - 1
+    with pytest.raises(InputError, match=r"^seed must be a whole number from 0 up to 4\.29497e\+09; got '1e30'"):
+        SEED.plain("1e30")
