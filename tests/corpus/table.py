@@ -19,6 +19,12 @@ done, the input was not touched, nothing half-written was left, and the status w
 file was refused. `CORPUS_TABLE=docs/reliability.md pytest -m hostile tests/corpus` prints this page, from {kinds}
 kinds of files and {pairs} pairs of a kind and a bundle.
 
+Kills at random moments, full disks, read-only folders and two runs in one folder are tried by
+`pytest -m hostile tests/bundles/test_faults.py` (`--kills 200` for as many kills and 40 pairs of runs). On 29 November
+2026, 61 killed trainings and 7 killed inferences of `rslm_denoise` all went on to the same bits; that run was stopped
+there. `HYPOTHESIS_PROFILE=long pytest tests/properties` ran for an hour and a quarter that day on a busy machine: 16 of
+the 22 properties had their 2000 examples each, and none failed.
+
 | file | bundle | what is said |
 |---|---|---|
 """
