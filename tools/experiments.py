@@ -202,7 +202,12 @@ def report(stem: Path, table: Mapping[str, Any]) -> Path:
         writer.writeheader()
         writer.writerows(lines)
     steps = {facts["steps"] for facts in facts_of.values()}
-    said = [table["title"] + "\n", table["note"] + "\n" if "note" in table else ""]
+    name, key, budget = stem.name.rsplit("-", 2)
+    given = next((facts["wanted"]["keys"] for facts in facts_of.values()), {})
+    own = {"dataset_dir": "FOLDER", "split": "FILE"}
+    folders = [f"--{option} {word}" for option, word in own.items() if option in given]
+    command = " ".join(["python -m tools.experiments", name, key, f"--budget {budget}", *folders])
+    said = [f"`{command}`\n", table["title"] + "\n", table["note"] + "\n" if "note" in table else ""]
     stands = {"last": "The last weights", "best": "The best weights by validation"}[table.get("weights", "last")]
     said.append(
         f"Generator steps of each row: {', '.join(str(s) for s in sorted(steps, key=str))}. {stands} stand for it.\n"

@@ -69,9 +69,8 @@ def page(folder: Path) -> str:
         own = [board for board in boards(folder) if board.facts["bundle"] == bundle]
         parts += [section(board) for board in own] or ["No run is stored yet.\n"]
         for table in sorted((folder / "experiments").glob(f"{bundle}-*.md")):  # copied from tools.experiments
-            name, budget = table.stem.removeprefix(f"{bundle}-").rsplit("-", 1)
-            command = f"`python -m tools.experiments {bundle} {name} --budget {budget}`"
-            parts.append(f"### Experiment {name}\n\n{command}\n\n{table.read_text(encoding='utf-8')}")
+            name = table.stem.removeprefix(f"{bundle}-").rsplit("-", 1)[0]
+            parts.append(f"### Experiment {name}\n\n{table.read_text(encoding='utf-8')}")
         note = folder / "notes" / f"{bundle}.md"  # written by hand
         parts += [note.read_text(encoding="utf-8")] if note.is_file() else []
         if papers.get(bundle):

@@ -60,6 +60,7 @@ def test_rows_are_trained_alike_compared_and_not_done_twice(command, tmp_path, s
     command(*words)
     said = capsys.readouterr().out
     assert "shallow: done before" in said and "deep: done before" not in said
+    assert "`python -m tools.experiments mri_sr3d depth --budget small --dataset_dir FOLDER" in said
     with (tmp_path / "out" / "mri_sr3d-depth-small.csv").open(newline="", encoding="utf-8") as file:
         shallow, deep = csv.DictReader(file)
     assert (shallow["row"], shallow["paper"], deep["row"], deep["paper"]) == ("shallow", "30.0", "deep", "better")

@@ -85,9 +85,9 @@ def test_the_summary_leaves_sample_data_out_beside_real_scans(folder):
 
 def test_tables_of_experiments_stand_below_their_bundle(folder):
     (folder / "experiments").mkdir()
-    (folder / "experiments" / "us_despeckle-table1-small.md").write_text("Their table 1\n\n| row |\n")
+    (folder / "experiments" / "us_despeckle-table1-small.md").write_text("`command`\n\nTheir table 1\n\n| row |\n")
     after = results.page(folder).split("## us_despeckle\n")[1]
-    assert "`python -m tools.experiments us_despeckle table1 --budget small`\n\nTheir table 1" in after
+    assert "### Experiment table1\n\n`command`\n\nTheir table 1" in after
 
 
 def test_files_are_written_and_checked(command, folder, tmp_path, capsys):
