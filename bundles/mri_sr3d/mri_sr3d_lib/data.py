@@ -117,8 +117,9 @@ def _read_mask(path: str | None, image: MetaTensor) -> torch.Tensor:
 class DegradedVolumes(CacheDataset):
     """Each volume at each scale: the degraded image as "image", the truth as "label".
 
-    Items also carry "low", the low-resolution voxels blown up to the truth's grid for pictures, "affine", "case" and
-    "setting"; where a volume has a lesion's mask, all carry "lesion" ``(1, H, W, D)``, 1 inside of theirs.
+    Items also carry "acquired", the low-resolution volume ``(1, h, w, d)`` with its affine, "low", its voxels blown up
+    to the truth's grid for pictures, "affine", "case" and "setting"; where a volume has a lesion's mask, all carry
+    "lesion" ``(1, H, W, D)``, 1 inside of theirs.
 
     Args:
         data: entries as for any MONAI dataset, with the high-resolution volume's path as "image".
@@ -171,7 +172,9 @@ class DegradedVolumes(CacheDataset):
         volume = image.as_tensor()
         low, interpolated = degrade(volume[:1], scale, self.sigma, self.thickness)
         window = (slice(None), *middle_window(foreground_mask(volume[0]), self.crop))
-        blown_up = low
+        affine = image.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ affine.new_tensor([part.start for part in window[1:]])
+        shown, blown_up = torch.cat([interpolated, volume[1:]]), low
         for axis, factor in enumerate(scale):
             nearest = (torch.arange(volume.shape[axis + 1], device=low.device) + 0.5).div(factor).long()
             blown_up = blown_up.index_select(axis + 1, nearest.clamp_max(low.shape[axis + 1] - 1))
@@ -180,10 +183,11 @@ class DegradedVolumes(CacheDataset):
             lesion["lesion"] = _read_mask(self.masks[index // len(self.scales)], image)[window].contiguous()
         return {
             **lesion,
-            "image": torch.cat([interpolated, volume[1:]])[window].contiguous(),
+            "image": like_image(shown[window].contiguous(), image, affine),
+            "acquired": like_image(low, image, torch.as_tensor(grid_affine(image.affine, scale))),
             "label": volume[:1][window].contiguous(),
             "low": blown_up[window].contiguous(),
-            "affine": image.affine,  # its directions and spacing; a crop starts elsewhere
+            "affine": affine,
             "case": self.cases[index // len(self.scales)],
             "setting": setting_name(scale),
             **extent_of(self.crop),

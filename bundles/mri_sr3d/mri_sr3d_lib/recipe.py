@@ -62,6 +62,12 @@ RECIPE = Recipe(
     triple("spacing", "inference: target in mm; null: isotropic at the finest spacing"),
     triple("scale", "inference: factors instead of `spacing`"),
     triple("slice_thickness", "inference: thickness in mm where it is not the spacing"),
+    number(
+        "data_consistency",
+        "correct results so that they explain the scan: how much noisier it is, as variances; null: not at all",
+        1e-6,
+        empty=True,
+    ),
     flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),
     flag("integers", "inference: round the result to int16"),
     flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),

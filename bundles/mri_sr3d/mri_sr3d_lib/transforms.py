@@ -26,7 +26,7 @@ from common.transforms.geometry import grid_affine, spacing_of
 from common.utils.images import like_image
 from common.utils.values import triple, value
 
-__all__ = ["ToTargetGridd"]
+__all__ = ["ToTargetGridd", "slice_shares"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,21 @@ SAME = 1e-3  # spacings that differ by less are one
 ISOTROPIC = 0.02  # largest relative difference of the spacings of an isotropic scan
 TRAINED = {"one": 6.0, "several": 3.0}  # factors the shipped weights have seen, on one axis and on several at once
 MOST_VOXELS = 2**30
+
+
+def slice_shares(slice_thickness: Any, spacing: np.ndarray) -> np.ndarray | None:
+    """Slice thickness per axis in units of the spacing; None where it is not given.
+
+    Args:
+        slice_thickness: in mm, one number for the coarsest axis or three, or None.
+        spacing: of the scan in mm.
+    """
+    given = triple(slice_thickness, "slice_thickness")
+    if given is None:
+        return None
+    if isinstance(value(slice_thickness), list | tuple):
+        return np.asarray(given) / spacing
+    return np.where(np.arange(3) == spacing.argmax(), given, spacing) / spacing
 
 
 class ToTargetGridd(MapTransform):
@@ -51,19 +66,26 @@ class ToTargetGridd(MapTransform):
         slice_thickness: thickness in mm, one number for the coarsest axis or three; None for the spacing. An axis that
             gets coarser is blurred only by what the target's profile is wider; on one that gets finer, gaps or overlap
             draw a warning, since the weights know slices as thick as their spacing.
+        acquired_key: where the scan goes before its axes get finer, see ``DataConsistencyd``; for a single image.
 
     Raises:
         InputError: both given; neither given for an isotropic scan; nothing gets finer; a target beyond 2^30 voxels.
     """
 
     def __init__(
-        self, keys: KeysCollection, spacing: Any = None, scale: Any = None, slice_thickness: Any = None
+        self,
+        keys: KeysCollection,
+        spacing: Any = None,
+        scale: Any = None,
+        slice_thickness: Any = None,
+        acquired_key: str = "acquired",
     ) -> None:
         super().__init__(keys)
         self.spacing = triple(spacing, "spacing")
         self.scale = triple(scale, "scale")
-        self.thickness = triple(slice_thickness, "slice_thickness")
-        self.per_axis = isinstance(value(slice_thickness), list | tuple)
+        self.slice_thickness = slice_thickness
+        triple(slice_thickness, "slice_thickness")  # refused before any scan is read
+        self.acquired_key = acquired_key
         if self.spacing and self.scale:
             raise InputError("give either spacing or scale, not both")
 
@@ -71,7 +93,7 @@ class ToTargetGridd(MapTransform):
         """The entry with its images on the grid asked for."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = self._move(out[key])
+            out[key], out[self.acquired_key] = self._move(out[key])
         return out
 
     def target_spacing(self, spacing: np.ndarray, source: str) -> np.ndarray:
@@ -88,7 +110,7 @@ class ToTargetGridd(MapTransform):
             )
         return np.full(3, spacing.min())
 
-    def _move(self, image: MetaTensor) -> MetaTensor:
+    def _move(self, image: MetaTensor) -> tuple[MetaTensor, MetaTensor]:
         source = str(image.meta.get("filename_or_obj", "image"))
         spacing = spacing_of(image.affine)
         steps = self.target_spacing(spacing, source) / spacing
@@ -101,36 +123,32 @@ class ToTargetGridd(MapTransform):
         if math.prod(sizes) > MOST_VOXELS:
             raise InputError(f"the target grid would have {' x '.join(map(str, sizes))} voxels", source)
         self._warn(1 / steps, source)
-        matrices: list[np.ndarray | None] = []
         thickness = self._thickness(spacing, steps, source)
-        for n, size, step, thick in zip(image.shape[1:], sizes, steps.tolist(), thickness.tolist(), strict=True):
-            if step == 1:
-                matrices.append(None)
-            elif step > 1:
+        coarser: list[np.ndarray | None] = [None] * 3
+        finer: list[np.ndarray | None] = [None] * 3
+        for axis, (n, size, step) in enumerate(zip(image.shape[1:], sizes, steps.tolist(), strict=True)):
+            if step > 1:
                 # the profile that the scan has already, where it is known, counts towards the target's
-                missing = math.sqrt(max(0.0, step**2 - thick**2))
-                matrices.append(profile_matrix(n, step, profile_sigma(missing)))
-            else:
-                matrices.append(spline_matrix(n, size, step))
-        moved = apply_per_axis(image.as_tensor().float(), matrices)
-        affine = torch.as_tensor(grid_affine(image.affine, steps))
-        return like_image(moved, image, affine)
+                missing = math.sqrt(max(0.0, step**2 - float(thickness[axis]) ** 2))
+                coarser[axis] = profile_matrix(n, step, profile_sigma(missing))
+            elif step < 1:
+                finer[axis] = spline_matrix(n, size, step)
+        acquired = apply_per_axis(image.as_tensor().float(), coarser)
+        lower, higher = (torch.as_tensor(grid_affine(image.affine, s)) for s in (np.maximum(steps, 1), steps))
+        return like_image(apply_per_axis(acquired, finer), image, higher), like_image(acquired, image, lower)
 
     def _thickness(self, spacing: np.ndarray, steps: np.ndarray, source: str) -> np.ndarray:
         """Slice thickness per axis in units of the spacing, 0 where it is not given.
 
         Warns where an axis that gets finer has gaps or overlap.
         """
-        if self.thickness is None:
+        share = slice_shares(self.slice_thickness, spacing)
+        if share is None:
             return np.zeros(3)
-        given = np.asarray(self.thickness)
-        if not self.per_axis:
-            given = np.where(np.arange(3) == spacing.argmax(), given, spacing)
-        share = given / spacing
         for axis in np.flatnonzero((steps < 1) & (np.abs(share - 1) > SAME)):
             logger.warning(
                 "%s: slices of %.3g mm at %.3g mm spacing; weights trained with --slice_thickness %.2g fit them",
-                source, given[axis], spacing[axis], share[axis],
+                source, share[axis] * spacing[axis], spacing[axis], share[axis],
             )  # fmt: skip
         return share
 
