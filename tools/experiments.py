@@ -203,7 +203,7 @@ def report(stem: Path, table: Mapping[str, Any]) -> Path:
         writer.writerows(lines)
     steps = {facts["steps"] for facts in facts_of.values()}
     name, key, budget = stem.name.rsplit("-", 2)
-    given = next((facts["wanted"]["keys"] for facts in facts_of.values()), {})
+    given: dict[str, Any] = next((facts["wanted"]["keys"] for facts in facts_of.values()), {})
     own = {"dataset_dir": "FOLDER", "split": "FILE"}
     folders = [f"--{option} {word}" for option, word in own.items() if option in given]
     command = " ".join(["python -m tools.experiments", name, key, f"--budget {budget}", *folders])
