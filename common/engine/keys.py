@@ -197,13 +197,21 @@ class Recipe:
         keys: what a user may set besides the keys of every bundle, ``SHARED``.
         rule: what keys decide together: a function of the plain keys that returns those that it changes, or raises an
             ``InputError``.
+        settings: names of the keys that decide what an inference's results are, wherever their values were set; they
+            are told beside the results, and others make a result anew.
     """
 
-    def __init__(self, library: str, *keys: Key, rule: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
+    def __init__(
+        self,
+        library: str,
+        *keys: Key,
+        rule: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+        settings: Sequence[str] = (),
+    ) -> None:
         self.configs = bundle_folder(library) / "configs"
         own = {key.name: key for key in keys}
         self.keys = own | {key.name: key for key in SHARED if key.name not in own}
-        self.rule = rule
+        self.rule, self.settings = rule, settings
 
     def prepare(self) -> dict[str, Any]:
         """Checks the keys of the configuration that is being resolved and replaces them by plain values.
@@ -213,7 +221,8 @@ class Recipe:
         those of other tables of values, such as ``objectives`` for the key ``objective``.
 
         Returns:
-            "budget": the budget's name, "network": its network, "config": the merged configuration.
+            "budget": the budget's name, "network": its network, "config": the merged configuration, "settings": see
+            above.
 
         Raises:
             InputError: an unknown key, or a value that cannot be.
@@ -239,7 +248,8 @@ class Recipe:
             if value is not given.get(name):  # expressions that MONAI has resolved already stay
                 _put(parser, name, value)
         torch.manual_seed(parser.config.get("seed", 0))
-        return {**chosen, "config": copy.deepcopy(parser.config)}
+        settings = {key: parser.get_parsed_content(key) for key in self.settings if key in parser.config}
+        return {**chosen, "config": copy.deepcopy(parser.config), "settings": settings}
 
     def record(self, config: dict[str, Any]) -> dict[str, Any]:
         """A configuration without the folders of this machine: absolute paths keep their last part."""

@@ -22,7 +22,7 @@ from common.io.savers import ExpectedResults, SaveRestoredd
 from common.utils.console import say
 from common.utils.distributed import from_all, from_first, is_main_process, processes, rank, stop
 
-__all__ = ["SharedCases", "batch_share", "batch_shares", "plan"]
+__all__ = ["CaseList", "SharedCases", "batch_share", "batch_shares", "plan"]
 
 logger = logging.getLogger(__name__)
 WAIT = 0.5  # seconds between two looks at a case that another run is doing
@@ -32,7 +32,13 @@ def _saver(postprocessing: Compose) -> SaveRestoredd:
     return next(t for t in postprocessing.flatten().transforms if isinstance(t, SaveRestoredd))
 
 
-def plan(find: Callable[[], Mapping[str, list]], postprocessing: Compose) -> dict[str, list]:
+class CaseList(list):
+    """The cases of a folder, and as ``failures`` ``(path, reason)`` of those that were refused."""
+
+    failures: Sequence[tuple[str, str]] = ()
+
+
+def plan(find: Callable[[], Mapping[str, list]], postprocessing: Compose) -> CaseList:
     """The cases of a folder, listed by the first process alone, so that all count through the same list.
 
     Two cases whose results would have the same name are refused before one overwrites the other's.
@@ -41,19 +47,16 @@ def plan(find: Callable[[], Mapping[str, list]], postprocessing: Compose) -> dic
         find: lists the cases: ``{"entries": [...], "failures": [(path, reason)]}``.
         postprocessing: transforms, among them the saver.
 
-    Returns:
-        The same.
-
     Raises:
         StorageError: results cannot be written to the output folder.
     """
     return from_first(lambda: _listed(find, _saver(postprocessing)))
 
 
-def _listed(find: Callable[[], Mapping[str, list]], saver: SaveRestoredd) -> dict[str, list]:
+def _listed(find: Callable[[], Mapping[str, list]], saver: SaveRestoredd) -> CaseList:
     check_folder(saver.output_dir)
     cases = find()
-    entries, failures = [], list(cases["failures"])
+    entries, failures = CaseList(), list(cases["failures"])
     owners: dict[Path, str] = {}
     for entry in cases["entries"]:
         try:
@@ -70,7 +73,8 @@ def _listed(find: Callable[[], Mapping[str, list]], saver: SaveRestoredd) -> dic
             continue
         owners.update(dict.fromkeys(expected.files, expected.source))
         entries.append(entry)
-    return {"entries": entries, "failures": failures}
+    entries.failures = failures
+    return entries
 
 
 class SharedCases(Cases):
@@ -82,8 +86,8 @@ class SharedCases(Cases):
     input; then it is left alone.
 
     Args:
-        data: the same list in every process, see ``plan``.
-        transform, failures: as for ``Cases``.
+        data: the same list in every process; of a ``CaseList`` those that were refused count as failed.
+        transform: as for ``Cases``.
         postprocessing: transforms, among them the saver.
     """
 
@@ -92,9 +96,8 @@ class SharedCases(Cases):
         data: Sequence[Mapping],
         transform: Callable | Sequence[Callable] | None,
         postprocessing: Compose,
-        failures: Iterable[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(data, transform, failures if is_main_process() else ())
+        super().__init__(data, transform, getattr(data, "failures", ()) if is_main_process() else ())
         self.saver = _saver(postprocessing)
         self.done = 0  # cases of this process that were finished already, or that another run has finished meanwhile
         self._left = set(range(rank(), len(self.data), processes()))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose, LoadImage
 
-from common.engine.sharing import SharedCases, batch_share, batch_shares, plan
+from common.engine.sharing import CaseList, SharedCases, batch_share, batch_shares, plan
 from common.errors import InputError
 from common.io.hashes import INPUT
 from common.io.inputs import CaseLoader, Cases
@@ -62,8 +62,8 @@ def restore(path, saver):
 def test_finished_cases_are_left_out_and_counted(scans, tmp_path, caplog):
     restore(scans[1], saver(tmp_path))
     found = planned(scans, saver(tmp_path), [("other", "why")])
-    assert [entry["image"] for entry in found["entries"]] == scans and found["failures"] == [("other", "why")]
-    cases = SharedCases(found["entries"], loader(), Compose([saver(tmp_path)]), found["failures"])
+    assert [entry["image"] for entry in found] == scans and found.failures == [("other", "why")]
+    cases = SharedCases(found, loader(), Compose([saver(tmp_path)]))
     with caplog.at_level("INFO"):
         assert [case["image"].meta["filename_or_obj"][0] for case in CaseLoader(cases)] == [scans[0], scans[2]]
         cases.finish(raise_error=False)
@@ -188,17 +188,17 @@ def test_two_inputs_with_one_result_are_told(scans, tmp_path):
     twin = scans[0].removesuffix(".gz")
     nib.save(nib.load(scans[0]), twin)
     found = planned([scans[0], twin], saver(tmp_path))
-    assert [entry["image"] for entry in found["entries"]] == [scans[0]]
-    ((path, reason),) = found["failures"]
+    assert [entry["image"] for entry in found] == [scans[0]]
+    ((path, reason),) = found.failures
     assert path == twin and "would overwrite that of" in reason
 
 
 def test_what_only_loading_shows_is_left_for_it(scans, tmp_path, monkeypatch):
     some = saver(tmp_path)
     monkeypatch.setattr(some, "expect", lambda entry: (_ for _ in ()).throw(OSError("no image")))
-    assert len(planned(scans, some)["entries"]) == 3
+    assert len(planned(scans, some)) == 3
     monkeypatch.setattr(some, "expect", lambda entry: (_ for _ in ()).throw(InputError("no", entry["image"])))
-    assert planned(scans, some)["failures"] == [(path, "no") for path in scans]
+    assert planned(scans, some).failures == [(path, "no") for path in scans]
 
 
 def test_each_process_takes_its_share_by_rank(scans, tmp_path, monkeypatch):
@@ -339,8 +339,9 @@ def loader():
 
 
 def test_failures_end_with_status_1(scans, tmp_path, caplog):
-    entries = [{"image": path} for path in [*scans, "missing.nii"]]
-    cases = SharedCases(entries, loader(), Compose([saver(tmp_path)]), [("bad.nii", "no")])
+    entries = CaseList({"image": path} for path in [*scans, "missing.nii"])
+    entries.failures = [("bad.nii", "no")]
+    cases = SharedCases(entries, loader(), Compose([saver(tmp_path)]))
     list(CaseLoader(cases))
     assert not list((tmp_path / "out").glob(".*"))
     with pytest.raises(SystemExit):

@@ -87,4 +87,5 @@ RECIPE = Recipe(
     flag("save_std", "inference: save the standard deviation over the views, too"),
     flag("bids", "inference: write the results as BIDS derivatives, below `output_dir`"),
     rule=_perceptual,
+    settings=("views", "allow_missing_slices"),
 )

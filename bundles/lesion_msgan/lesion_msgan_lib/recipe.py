@@ -115,4 +115,15 @@ RECIPE = Recipe(
     flag("integers", "inference: round NIfTI results to int16"),
     pick("factor", "inference: 4, or 2 for the generator's image on the x2 grid", (4, 2)),
     flag("save_std", "inference: average over the slice's flips and quarter turns, and save their standard deviation"),
+    settings=(
+        "variant",
+        "mask",
+        "detector",
+        "axis",
+        "margin",
+        "factor",
+        "save_std",
+        "integers",
+        "allow_missing_slices",
+    ),
 )

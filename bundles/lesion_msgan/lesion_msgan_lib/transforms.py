@@ -49,25 +49,43 @@ def in_own_order(values: Sequence[Any], axis: int) -> list[Any]:
 
 
 class CheckScand(MapTransform):
-    """``common.io.inputs.CheckVoxelsd`` for pictures ``(1, H, W)`` and volumes ``(1, H, W, D)``."""
+    """``common.io.inputs.CheckVoxelsd`` for pictures ``(1, H, W)`` and volumes ``(1, H, W, D)``.
+
+    Args:
+        keys: images.
+        axis: across the slices of a volume, see ``slice_axis``; kept in the meta data for what follows.
+    """
+
+    def __init__(self, keys: KeysCollection, axis: Any = "axial") -> None:
+        super().__init__(keys)
+        self.axis = axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The entry as it is, if its images can be used."""
         for key in self.key_iterator(data):
-            CheckVoxelsd(key, spatial_dims=2 if data[key].ndim == 3 else 3)(data)
+            image = data[key]
+            CheckVoxelsd(key, spatial_dims=2 if image.ndim == 3 else 3)(data)
+            image.meta[AXIS] = _axis_of(image, self.axis)
         return dict(data)
 
 
-def measure_slices(image: MetaTensor, axis: Any = "axial") -> Measures:
+def _axis_of(image: MetaTensor, axis: Any = None) -> int:
+    """The array's axis across the slices of ``(1, H, W[, D])``, as given or found before; -1 of a picture."""
+    if image.ndim == 3:
+        return -1
+    return slice_axis(image.affine, image.meta.get(AXIS, "axial") if axis is None else axis, image.shape[1:])
+
+
+def measure_slices(image: MetaTensor, axis: Any = None) -> Measures:
     """Spacing and noise in the plane of the slices, and the contrast; of a picture ``(1, H, W)`` the contrast alone.
 
     Args:
         image: ``(1, H, W[, D])`` with its affine.
-        axis: across the slices, see ``slice_axis``.
+        axis: across the slices, see ``slice_axis``; None for the one that ``CheckScand`` kept.
     """
     if image.ndim == 3:
         return {"contrast": measure(like_image(image.as_tensor()[..., None], image))["contrast"]}
-    across = slice_axis(image.affine, axis, image.shape[1:])
+    across = _axis_of(image, axis)
     return measure(image, axes=[one for one in range(3) if one != across])
 
 
@@ -107,10 +125,10 @@ class StandardiseSlicesd(MapTransform):
 
     Args:
         keys: images.
-        axis: across the slices of a volume, see ``slice_axis``.
+        axis: across the slices of a volume, see ``slice_axis``; None for the one that ``CheckScand`` kept.
     """
 
-    def __init__(self, keys: KeysCollection, axis: Any = "axial") -> None:
+    def __init__(self, keys: KeysCollection, axis: Any = None) -> None:
         super().__init__(keys)
         self.axis = axis
 
@@ -120,7 +138,7 @@ class StandardiseSlicesd(MapTransform):
         for key in self.key_iterator(out):
             image = out[key]
             flat = image.ndim == 3
-            axis = -1 if flat else slice_axis(image.affine, self.axis, image.shape[1:])
+            axis = _axis_of(image, self.axis)
             values = image.as_tensor().float()
             slices = values if flat else values.movedim(axis + 1, -1)[0].movedim(-1, 0)  # (D, H, W)
             levels = torch.tensor([statistics(one) for one in slices])

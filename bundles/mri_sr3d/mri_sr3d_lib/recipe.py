@@ -72,4 +72,14 @@ RECIPE = Recipe(
     flag("integers", "inference: round the result to int16"),
     flag("tta", "average over the 8 flips of the scan: a little better, at 8 times the cost"),
     flag("save_std", "inference: average over the flips, and save their standard deviation, too"),
+    settings=(
+        "spacing",
+        "scale",
+        "slice_thickness",
+        "guides",
+        "integers",
+        "allow_missing_slices",
+        "data_consistency",
+        "tta",
+    ),
 )

@@ -101,4 +101,5 @@ RECIPE = Recipe(
     flag("histograms", "inference: write the picture of histograms"),
     flag("lossless", "inference: PNG where the input is JPEG"),
     flag("deidentify", "inference: no patient in DICOM (basic profile of PS3.15), black outside the ultrasound"),
+    settings=("region", "keep_mean", "save_std", "lossless", "deidentify"),
 )

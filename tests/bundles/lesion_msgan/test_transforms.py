@@ -24,6 +24,7 @@ from lesion_msgan_lib.transforms import (
     RestoreRegiond,
     RestoreSlicesd,
     StandardiseSlicesd,
+    measure_slices,
 )
 
 BOX = [[11, 21], [15, 18], [5, 9]]
@@ -163,3 +164,12 @@ def test_voxels_are_checked_in_pictures_and_volumes():
             CheckScand("image")({"image": bad})
         with pytest.raises(InputError, match="constant image"):
             CheckScand("image")({"image": torch.zeros_like(scan(shape))})
+
+
+@pytest.mark.parametrize("axis", ["coronal", 2])
+def test_the_axis_that_was_checked_is_the_one_that_follows(axis):
+    given = scan((12, 11, 10))
+    checked = CheckScand("image", axis)({"image": given.clone()})["image"]
+    assert measure_slices(checked) == measure_slices(given, axis)
+    wanted = StandardiseSlicesd("image", axis)({"image": given})["image"]
+    assert torch.equal(StandardiseSlicesd("image")({"image": checked})["image"], wanted)

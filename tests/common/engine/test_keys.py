@@ -67,6 +67,7 @@ def recipe(tmp_path, monkeypatch):
         pick("objective", "which one", ("plain", "other")),
         number("weight", "a weight", 0, empty=True),
         edges("patch_size", "a patch", 4),
+        settings=("spacing", "weight", "turn", "unused"),
     )
     module = type(sys)("a_recipe")
     module.RECIPE = made
@@ -227,3 +228,9 @@ def test_a_seed_that_torch_cannot_take_is_refused():
     assert SEED.plain("4294967295") == 2**32 - 1
     with pytest.raises(InputError, match=r"^seed must be a whole number from 0 up to 4\.29497e\+09; got '1e30'"):
         SEED.plain("1e30")
+
+
+@pytest.mark.parametrize("turn", ["false", "$@count > 9"])
+def test_settings_of_a_result_are_plain_values(recipe, turn):
+    keys = resolved("keys", spacing="[1,1,2]", turn=turn)
+    assert keys["settings"] == {"spacing": (1.0, 1.0, 2.0), "weight": 0.5, "turn": False}
