@@ -319,11 +319,25 @@ def _with_extension(size: int, code: int = 6, text: bytes = b"comment "):
     return make
 
 
+@kind("extension announced, none there")
+def _(folder, stem):
+    content = raw(stem)
+    return put(folder, stem, content[:348] + b"\1\0\0\0" + content[352:])
+
+
 kind("header extension")(_with_extension(32))
 kind("header extension of no size", "")(_with_extension(0))
 kind("header extension of negative size", "")(_with_extension(-32))
 kind("header extension larger than the file", "")(_with_extension(2**30))
 kind("header extension of odd size", "")(_with_extension(27))
+
+# fields that tell nothing about the image
+
+header_kind("toffset and cal_max NaN", toffset=np.nan, cal_max=np.nan, cal_min=np.inf)
+header_kind("texts of no alphabet", descrip=b"\xff\xfe\0\x9f" * 10, aux_file=b"\xff" * 24, intent_name=b"\xff" * 16)
+header_kind("slice order that cannot be", slice_code=77, slice_start=-3, slice_end=9999, dim_info=255)
+header_kind("intent of vectors", intent_code=1007)
+header_kind("pixdim NaN behind the third axis", pixdim=[1, 1, 1, 1, *[np.nan] * 4])
 
 # scaling
 
@@ -369,6 +383,11 @@ header_kind("voxels around -1024, as CT", data=lambda x: (x - 1024).astype(np.in
 header_kind("voxels at the ends of int16", data=lambda x: ((x / 1000 - 0.5) * 65534).astype(np.int16))
 header_kind("one bright voxel", data=_spot(1e5))
 header_kind("noise without background", data=lambda x: x + np.random.default_rng(0).normal(size=x.shape).astype("f4"))
+header_kind("voxels of int64 up to 1e15", data=lambda x: x.astype(np.int64) * 2**40)
+header_kind("voxels from 1e7 on", data=lambda x: x + np.float32(1e7))
+header_kind("voxels that single precision makes one", "constant", data=lambda x: 1e9 + x.astype(np.float64) / 1000)
+header_kind("two values", "", data=lambda x: np.where(x > 0, x.round() % 2, 0).astype(np.float32))
+header_kind("all but one slice 0", "", data=lambda x: x * (np.arange(x.shape[2]) == 6))
 header_kind("one voxel differs", "", data=lambda x: _spot(1)(0 * x))
 header_kind("a mask of 0 and 1", "", data=lambda x: (x > 0).astype(np.uint8))
 
@@ -392,6 +411,7 @@ header_kind("sform of another scale than pixdim, no qform", codes=(1, 0), more={
 header_kind("sform and qform in two places", more={"warns": "sform"}, **_sform(MOVED))
 header_kind("sheared sform", more={"warns": "sform"}, **_sform(SHEARED))
 header_kind("sheared sform, no qform", codes=(1, 0), more={"warns": "pixdim"}, **_sform(SHEARED))
+header_kind("pixdim 1e20 beside a good sform", more={"warns": "sform"}, pixdim=[1, 1e20, 1e20, 1e20, 1, 1, 1, 1])
 header_kind("left-handed axes", affine=np.diag([-1, 1, 1, 1.0]))
 header_kind("axes in another order", affine=np.array([[0, 0, 1, 4], [-1, 0, 0, 5], [0, -1, 0, 6], [0, 0, 0, 1.0]]))
 header_kind("uneven spacing", affine=OBLIQUE @ np.diag([0.43, 0.87, 6.5, 1]))
@@ -475,6 +495,30 @@ _named("a backslash in the name", "a\\b")
 _named("dots in the name", "a.b.c")
 _named("a name of 240 letters", "a" * 240, "long|name")
 _named("a control character in the name", "a\x07b\x1b[31m")
+
+
+def _twice(name, first, second):
+    @kind(name, bundles=("mri_sr3d", "rslm_denoise", "lesion_msgan"))
+    def _(folder, stem):
+        put(folder, first, raw(first))
+        return put(folder, second, raw(second))
+
+
+_twice("two names that differ in capitals", "scan", "Scan")
+_twice("one name in two normal forms of Unicode", "e\u0301", "\u00e9")
+_named("a name from right to left", "\u202escan")
+
+
+@kind("a folder named like a file", bundles=("mri_sr3d", "rslm_denoise", "lesion_msgan"))
+def _(folder, stem):
+    (folder / f"{stem}.nii.gz").mkdir()
+    return put(folder / f"{stem}.nii.gz", stem, raw(stem))
+
+
+@kind("a sidecar of brackets")
+def _(folder, stem):
+    (folder / f"{stem}.json").write_text("[" * 99_999, encoding="utf-8")
+    return put(folder, stem, raw(stem), ".nii.gz")
 
 
 @kind("a name that is no Unicode", "", bundles=("mri_sr3d", "rslm_denoise", "lesion_msgan"))
