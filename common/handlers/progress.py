@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from monai.handlers import from_engine
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from common.errors import InputError
 from common.utils.distributed import is_main_process
 
 try:
@@ -79,13 +81,20 @@ class EpochLoss:
     """Mean training loss of each epoch, over all processes, as the trainer's metric ``train_loss``.
 
     ``StatsHandler`` prints it and ``TensorBoardStatsHandler`` draws it.
+
+    Raises:
+        InputError: in the step whose loss is no finite number.
     """
 
     def attach(self, engine: Engine) -> None:
         """Follows the trainer's loss; attach before those that show it."""
-        Average(output_transform=lambda output: float(from_engine(["loss"], first=True)(output))).attach(
-            engine, "train_loss"
-        )
+        Average(output_transform=self._loss).attach(engine, "train_loss")
+
+    def _loss(self, output: Any) -> float:
+        loss = float(from_engine(["loss"], first=True)(output))
+        if not math.isfinite(loss):
+            raise InputError(f"the training diverged, its loss is {loss}: lower learning_rate, or try --amp false")
+        return loss
 
 
 class ClipGradients:

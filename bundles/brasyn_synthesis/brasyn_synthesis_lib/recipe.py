@@ -59,7 +59,7 @@ RECIPE = Recipe(
     flag("needs_vgg", "refuse to train without `vgg_weights`"),
     whole("generator_warmup", "first epochs, without discriminator", 0),
     flag("linear_start", "random weights start as the linear regression of the inputs"),
-    whole("num_workers", "processes that prepare slices", 0),
+    whole("num_workers", "processes that prepare slices", 0, 256),
     number("memory_gb", "memory in GiB: cases that need more than half are decoded once into `cache_dir`", 1e-6),
     path("cache_dir", "decoded cases, shared by all targets and runs"),
     number("val_fraction", "share of the patients held out in training", 0.001, 0.999),

@@ -95,7 +95,7 @@ RECIPE = Recipe(
     whole("middle_blocks", "its residual blocks on the x2 grid; null: the budget's", 0, empty=True),
     Key("skip", "whether its heads add to bicubic interpolation; null: they do", _skip),
     pick("variant", "shipped weights: `mse` (`model.pt`) or, trained with a critic, `msgan` (`msgan.pt`)", [*VARIANTS]),
-    whole("num_workers", "processes that prepare crops", 0),
+    whole("num_workers", "processes that prepare crops", 0, 256),
     number("memory_gb", "memory in GiB: of feature maps in inference, of the volumes in training", 0.1),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),

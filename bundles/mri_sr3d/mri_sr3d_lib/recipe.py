@@ -31,7 +31,7 @@ RECIPE = Recipe(
     scales("test_scales", "scales that are scored"),
     whole("num_layers", "layers of a network from random weights; null: the budget's", 1, empty=True),
     Key("filters", "filters of its layers: one number, or one per hidden layer; null: the budget's", _filters),
-    whole("num_workers", "processes that prepare patches", 0),
+    whole("num_workers", "processes that prepare patches", 0, 256),
     number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),

@@ -64,7 +64,7 @@ RECIPE = Recipe(
     flag("residual", "its layers compute what is taken away; null: the budget's", empty=True),
     pick("init", "`he` or `identity`; null: the budget's", (None, *INITS)),
     pick("keep", "weights that are kept: `best` by PSNR, or `last`", ("best", "last")),
-    whole("num_workers", "processes that prepare patches", 0),
+    whole("num_workers", "processes that prepare patches", 0, 256),
     number("memory_gb", "memory for feature maps in whole-volume inference, in GiB", 0.0001),
     number("val_fraction", "share of the subjects held out in training", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),

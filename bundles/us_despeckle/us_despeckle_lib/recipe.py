@@ -55,7 +55,7 @@ RECIPE = Recipe(
     path("discriminator_weights", "an earlier run's `last.pt`, whose discriminator to start from"),
     whole("channels", "channels of a network from random weights; null: the budget's", 1, empty=True),
     whole("blocks", "residual blocks of a network from random weights; null: the budget's", 0, empty=True),
-    whole("num_workers", "processes that prepare patches", 0),
+    whole("num_workers", "processes that prepare patches", 0, 256),
     number("memory_gb", "memory for feature maps, in GiB; larger frames are computed in bands", 1e-4),
     number("val_fraction", "share of the subjects of `low/` held out; without a table each file is one", 0.001, 0.999),
     path("split", "JSON file with lists of subjects `train`, `validate`, `test`, instead of `val_fraction`"),

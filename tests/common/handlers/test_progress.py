@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bar shows the loss, the samples know their epoch, and clipped gradients keep to their bound."""
 
+import math
+
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from common.errors import InputError
 from common.handlers import ClipGradients, ClipWeights, EpochBar, EpochLoss, EpochSamples, progress
 
 
@@ -88,6 +91,12 @@ def test_the_epochs_loss_is_the_mean_over_its_batches():
     made = engine(handlers=[EpochLoss()])
     made.run([0.5, 0.25, 0.75], max_epochs=2)
     assert made.state.metrics["train_loss"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_training_that_diverged_ends_with_a_word(loss):
+    with pytest.raises(InputError, match="diverged, its loss is"):
+        engine(handlers=[EpochLoss()]).run([0.5, loss, 0.75])
 
 
 # clipping
