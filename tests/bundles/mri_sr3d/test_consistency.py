@@ -74,6 +74,14 @@ def test_none_leaves_results_as_they_are_and_noise_lets_them_be():
     assert change(0.03, 0.2) < 0.2 * change(0.03, 0.02)
 
 
+def test_no_result_is_darker_than_the_scan():
+    low = MetaTensor(
+        torch.tensor([0.0, 0, 1, 1]).expand(1, 4, 4, 4), affine=torch.as_tensor(grid_affine(np.eye(4), (1, 1, 2)))
+    )
+    image = MetaTensor(torch.full((1, 4, 4, 8), 0.5), affine=torch.eye(4))
+    assert DataConsistencyd("pred", 1e-3)({"image": image, "acquired": low, "pred": image})["pred"].min() == 0
+
+
 def test_a_scan_keeps_its_voxels_beside_the_finer_grid():
     scan = MetaTensor(smooth(10, 12, 5), affine=torch.diag(torch.tensor([1.0, 0.5, 4, 1])))
     entry = ToTargetGridd("image", spacing=1)({"image": scan})
