@@ -138,7 +138,7 @@ class DataConsistencyd(MapTransform):
             result = as_tensor(out[key])
             matrices, low = self._acquisition(acquired, out[self.ref_key].affine, result.shape[-3:])
             values = make_consistent(result, low.to(result), matrices, self.weight + noise**2)
-            values.clamp_(min=float(acquired.min()))  # edges undershoot, which a magnitude cannot
+            values.clamp_(min=min(0.0, float(acquired.min())))  # edges undershoot, which a magnitude cannot
             out[key] = like_image(values, out[key]) if isinstance(out[key], MetaTensor) else values
         return out
 

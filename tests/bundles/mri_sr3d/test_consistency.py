@@ -74,7 +74,7 @@ def test_none_leaves_results_as_they_are_and_noise_lets_them_be():
     assert change(0.03, 0.2) < 0.2 * change(0.03, 0.02)
 
 
-def test_no_result_is_darker_than_the_scan():
+def test_no_result_is_darker_than_background_and_scan():
     low = MetaTensor(
         torch.tensor([0.0, 0, 1, 1]).expand(1, 4, 4, 4), affine=torch.as_tensor(grid_affine(np.eye(4), (1, 1, 2)))
     )
