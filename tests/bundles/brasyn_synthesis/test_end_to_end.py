@@ -378,7 +378,7 @@ def test_a_case_that_fails_does_not_stop_the_others(brains, models, tmp_path, ca
         ({"adversarial_weight": -1}, "adversarial_weight must be a number from 0; got -1"),
         ({"adversarial_weight": "x"}, "adversarial_weight must be a number from 0; got 'x'"),
         ({"memory_gb": "lots"}, "memory_gb must be a number from 1e-06; got 'lots'"),
-        ({"num_workers": -1}, "num_workers must be a whole number from 0; got -1"),
+        ({"num_workers": -1}, "num_workers must be a whole number from 0 up to 256; got -1"),
         ({"val_fraction": "x"}, "val_fraction must be a number from 0.001 up to 0.999; got 'x'"),
     ],
 )

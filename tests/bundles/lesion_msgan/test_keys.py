@@ -69,7 +69,7 @@ TRAINING = [  # what is a number at all is tested with common.utils.values.quant
     ("x2_weight", "a number from 0", ("-1",)),
     ("vgg_weight", "a number from 0", ("x",)),
     ("memory_gb", "a number from 0.1", ("0",)),
-    ("num_workers", WHOLE["least 0"], ("x",)),
+    ("num_workers", WHOLE["least 0"] + " up to 256", ("x",)),
 ]
 
 
