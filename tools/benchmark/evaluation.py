@@ -7,6 +7,7 @@ import importlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class BundleEvaluation:
         self._seen: torch.Tensor | None = None
         self._marks = {Events.ITERATION_STARTED: 0.0, IterationEvents.FORWARD_COMPLETED: 0.0}
         for event in self._marks:
-            self.evaluator.add_event_handler(event, self._mark, event)
+            # not as an argument of the handler: ignite prints those, which Events of Python 3.11.2's enum cannot
+            self.evaluator.add_event_handler(event, partial(self._mark, event))
 
     def with_keys(self, more: Mapping[str, Any]) -> BundleEvaluation:
         """The same evaluation with some keys changed."""
@@ -109,7 +111,7 @@ class BundleEvaluation:
         prediction = self.evaluator.state.output[0]["pred"]
         return plain(prediction), ended - started
 
-    def _mark(self, event: Any) -> None:
+    def _mark(self, event: Any, engine: Any) -> None:
         device = torch.device(self.evaluator.state.device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

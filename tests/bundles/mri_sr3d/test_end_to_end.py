@@ -98,7 +98,8 @@ def test_training_writes_all_that_the_summary_names(brains, tmp_path, capsys):
     for start in ("budget:", "device:", "training:", "held out:", "weights:"):
         assert re.search(rf"^{start} +\S", text, re.MULTILINE), start
     summary = [line for line in text.splitlines() if line.startswith("summary:")]
-    assert len(summary) == 1 and all(word in summary[0] for word in ("2x2x2: spline", "3x3x3: spline", "gain", "dB"))
+    words = ("2x2x2, middle 16x16x16: spline", "3x3x3, middle 16x16x16: spline", "gain", "dB")
+    assert len(summary) == 1 and all(word in summary[0] for word in words)
     epochs = {row.split(",")[0] for row in (folder / "scores.csv").read_text(encoding="utf-8").splitlines()[1:]}
     assert epochs == {"0", "1", "2"}, "validated before training and after each epoch"
     assert digest(BUNDLE / "models" / "model.pt") == before
