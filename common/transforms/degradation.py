@@ -21,6 +21,7 @@ __all__ = [
     "apply_per_axis",
     "degrade",
     "low_resolution_size",
+    "profile_matrices",
     "profile_matrix",
     "profile_sigma",
     "round_trip_matrix",
@@ -157,6 +158,23 @@ def profile_sigma(factor: float, sigma: float | None = None, thickness: float = 
     return factor * thickness / FWHM if sigma is None else sigma
 
 
+def profile_matrices(
+    sizes: Sequence[int], factors: Sequence[float], sigma: float | None = None, thickness: float = 1.0
+) -> list[np.ndarray | None]:
+    """Slice profile and sampling of every axis, for ``apply_per_axis``; None for an axis that is sampled as it is.
+
+    Args:
+        sizes: high-resolution voxels per axis.
+        factors: low-resolution spacing in high-resolution voxels, per axis.
+        sigma: of the slice profile, see ``profile_sigma``.
+        thickness: of the slices, see ``profile_sigma``.
+    """
+    return [
+        None if factor == 1 else profile_matrix(size, factor, profile_sigma(factor, sigma, thickness))
+        for size, factor in zip(sizes, factors, strict=True)
+    ]
+
+
 def degrade(
     image: torch.Tensor, factors: Sequence[float], sigma: float | None = None, thickness: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,10 +195,11 @@ def degrade(
         >>> low.shape, interpolated.shape
         (torch.Size([1, 24, 20, 8]), torch.Size([1, 24, 20, 22]))
     """
-    down, up = [], []
-    for size, factor in zip(image.shape[-len(factors) :], factors, strict=True):
-        low = None if factor == 1 else profile_matrix(size, factor, profile_sigma(factor, sigma, thickness))
-        down.append(low)
-        up.append(None if low is None else spline_matrix(low.shape[0], size, 1 / factor))
+    sizes = image.shape[-len(factors) :]
+    down = profile_matrices(sizes, factors, sigma, thickness)
+    up = [
+        None if low is None else spline_matrix(low.shape[0], size, 1 / factor)
+        for low, size, factor in zip(down, sizes, factors, strict=True)
+    ]
     low_resolution = apply_per_axis(image, down)
     return low_resolution, apply_per_axis(low_resolution, up)

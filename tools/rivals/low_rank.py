@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.transforms.degradation import apply_per_axis, profile_matrix, profile_sigma
+from common.transforms.degradation import apply_per_axis, profile_matrices
 
 from .interpolation import enlarge
 
@@ -101,10 +101,7 @@ def lrtv(
     Returns:
         ``(H, W, D)``.
     """
-    down = [
-        None if f == 1 else torch.as_tensor(profile_matrix(n, f, profile_sigma(f, sigma, thickness)))
-        for n, f in zip(size, factors, strict=True)
-    ]
+    down = [None if m is None else torch.as_tensor(m) for m in profile_matrices(size, factors, sigma, thickness)]
     up = [None if matrix is None else matrix.T for matrix in down]
     image = enlarge(low, size, factors, "spline")
     axes = range(image.ndim) if rank > 0 else ()

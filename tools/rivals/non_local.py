@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from monai.utils import optional_import
 
-from common.transforms.degradation import apply_per_axis, profile_matrix, profile_sigma
+from common.transforms.degradation import apply_per_axis, profile_matrices
 
 from .interpolation import enlarge
 
@@ -49,10 +49,7 @@ def upsample_non_local(
     Returns:
         ``(H, W, D)``.
     """
-    down = [
-        None if f == 1 else torch.as_tensor(profile_matrix(n, f, profile_sigma(f, sigma, thickness)))
-        for n, f in zip(size, factors, strict=True)
-    ]
+    down = profile_matrices(size, factors, sigma, thickness)
     image = enlarge(low, size, factors, "spline")
     spread = float(low[low > 0].std()) if (low > 0).any() else 1.0
     for turn in range(1, rounds + 1):
